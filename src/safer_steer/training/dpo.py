@@ -99,21 +99,21 @@ class PairCollator:
     def transcript(self, pair: Pair, answer: Candidate) -> tuple[Transcript, list[int]]:
         """The dialogue up to this answer, and a mask that is 1 on the answer's sampled tokens alone."""
         dialogue, transcript, prompt = pair.played.dialogue, Transcript(self.renderer), 0
-        said = [answers[0] for answers in pair.played.turns[: pair.turn]]
-        for turn, images, spoken in zip(
-            dialogue.turns, dialogue.images_by_turn(), [*said, answer], strict=False
+        history = [answers[0] for answers in pair.played.turns[: pair.turn]]
+        for turn, images, candidate in zip(
+            dialogue.turns, dialogue.images_by_turn(), [*history, answer], strict=False
         ):
             add_user(transcript, turn.user, self.pictures_of(images))
             prompt = len(transcript.ids)
-            transcript.add_assistant(spoken.ids, [0.0] * len(spoken.ids))
+            transcript.add_assistant(candidate.ids, [0.0] * len(candidate.ids))
         return transcript, [0] * prompt + transcript.mask[prompt:]
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pairs = [self.pairs[row["row"]] for row in rows]
         both = [(pair, pair.chosen) for pair in pairs] + [(pair, pair.rejected) for pair in pairs]
-        made = [self.transcript(pair, answer) for pair, answer in both]
-        for row, ((pair, answer), (transcript, mask)) in enumerate(zip(both, made, strict=True)):
-            rival, _ = made[(row + len(pairs)) % len(made)]
+        transcripts = [self.transcript(pair, answer) for pair, answer in both]
+        for row, ((pair, answer), (transcript, mask)) in enumerate(zip(both, transcripts, strict=True)):
+            rival, _ = transcripts[(row + len(pairs)) % len(transcripts)]
             trained = Trained(
                 _spoken(pair, answer),
                 transcript.mask,
@@ -122,8 +122,8 @@ class PairCollator:
                 rival=rival.ids,
             )
             self.collated.note(transcript.ids, trained)
-        batch = model_inputs([transcript for transcript, _ in made], "right")
-        return batch | {"completion_mask": padded([mask for _, mask in made], 0, "right")}
+        batch = model_inputs([transcript for transcript, _ in transcripts], "right")
+        return batch | {"completion_mask": padded([mask for _, mask in transcripts], 0, "right")}
 
 
 def _spoken(pair: Pair, answer: Candidate) -> Dialogue:
@@ -167,7 +167,7 @@ def prefer(
     if line := too_few_seeds(rl, len(seeds)):
         raise UserError(line)
     pictures_of = pictures_in(folder, student.max_pixels)
-    asked, steps = drawn(seeds, rl, config.rl_seed), steps_of(rl, len(seeds))
+    draws, steps = drawn(seeds, rl, config.rl_seed), steps_of(rl, len(seeds))
 
     def assistant() -> StudentAssistant:
         model = load_student(student, Path(start) if rl.start_from == "sft" else None).model
@@ -177,16 +177,16 @@ def prefer(
             policy_of(sampled), renderer, student, pictures_of, key, rl.max_completion_tokens
         )
 
-    def shown(done: int, _: int, failed: int = 0) -> None:
+    def show(done: int, _: int, failed: int = 0) -> None:
         if progress:
-            progress(done, len(asked) + steps, failed)
+            progress(done, len(draws) + steps, failed)
 
-    played = play_seeds(config, asked, assistant, tutor, folder / "rl", wait, shown)
+    records = play_seeds(config, draws, assistant, tutor, folder / "rl", wait, show)
     gc.collect()
-    pairs = [pair for one in played for pair in pairs_of(one)]
+    pairs = [pair for one in records for pair in pairs_of(one)]
     if say:
         say(
-            f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {counts(played)['turns']:,} turns, each with"
+            f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {counts(records)['turns']:,} turns, each with"
             f" {rl.group_size} answers; the other turns' answers have equal rewards"
         )
     checkpoint = gone_back(folder / "rl")
@@ -198,11 +198,11 @@ def prefer(
         row = {"step": step, "loss": logs["loss"]} | {name: logs.get(of) for name, of in METRICS.items()}
         return row | ({"checks": checks.pop(step - 1)} if step - 1 in checks else {})
 
-    steps_done = Milestones(lambda done, _: shown(len(asked) + done, 0))
+    steps_done = Milestones(lambda done, _: show(len(draws) + done, 0))
     log = StepLog(folder / "rl" / "metrics.jsonl", row_of)
     trainer = _trainer(config, folder, start, collator, steps, [steps_done, log])
-    pictures, known = partial(shown_in, pictures_of), collator.collated.known
-    Guard("rl", student, renderer, given_to_dpo, known, pictures, checks.__setitem__).watch(trainer)
+    pictures, known_of = partial(shown_in, pictures_of), collator.collated.known
+    Guard("rl", student, renderer, given_to_dpo, known_of, pictures, checks.__setitem__).watch(trainer)
     train(trainer, checkpoint, student)
     save_trained(trainer, renderer.processor, out, student, start)
     return out

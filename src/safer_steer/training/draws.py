@@ -13,10 +13,10 @@ def too_few_seeds(rl: Reinforce, seeds: int | None) -> str:
     """Why so many seeds make no step, in one line; "" if they do, or their number is not known (None)."""
     if seeds is None or seeds >= rl.prompts_per_step:
         return ""
-    wanted = f"rl.prompts_per_step: {rl.prompts_per_step} seeds a step"
+    need = f"rl.prompts_per_step: {rl.prompts_per_step} seeds a step"
     if seeds == rl.seeds:
-        return f"{wanted}, but rl.seeds is {seeds}; change one of them"
-    return f"{wanted}, but there are only {seeds}; lower it or build more seeds"
+        return f"{need}, but rl.seeds is {seeds}; change one of them"
+    return f"{need}, but there are only {seeds}; lower it or build more seeds"
 
 
 def steps_in_pass(rl: Reinforce, seeds: int) -> int:
@@ -40,8 +40,8 @@ def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
     import torch  # a forecast has no use for it
 
     generator = torch.Generator().manual_seed(seed)
-    wanted, whole = (steps(rl, len(seeds)) * rl.prompts_per_step for steps in (steps_of, steps_in_pass))
+    count, whole = (steps(rl, len(seeds)) * rl.prompts_per_step for steps in (steps_of, steps_in_pass))
     order: list[int] = []
-    while len(order) < wanted:
+    while len(order) < count:
         order += torch.randperm(len(seeds), generator=generator)[:whole].tolist()
-    return [seeds[index] for index in order[:wanted]]
+    return [seeds[index] for index in order[:count]]

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 def patience_of(config: Config, role: RoleName = "tutor") -> float:
     """Seconds that a step waits for a verdict of this role when nothing else of it is left to do."""
-    known = config.rl.patience_s
-    return 1.5 * config.role(role).timeout_s if known is None else known
+    seconds = config.rl.patience_s
+    return 1.5 * config.role(role).timeout_s if seconds is None else seconds
 
 
 class LastVerdicts:
@@ -68,10 +68,10 @@ class LastVerdicts:
         """The critic's verdict. Raises as `waited`."""
         return await self.waited(dialogue.id, self.critic.judge(dialogue, turn, template))
 
-    async def waited(self, trajectory: str, asked: Coroutine[Any, Any, T]) -> T:
+    async def waited(self, trajectory: str, coroutine: Coroutine[Any, Any, T]) -> T:
         """What a call for a trajectory gives: a verdict, or what else judges it. Raises `EndpointError` if it
         was given up."""
-        call = asyncio.ensure_future(asked)
+        call = asyncio.ensure_future(coroutine)
         self._calls[call] = trajectory, time.monotonic()
         try:
             return await call

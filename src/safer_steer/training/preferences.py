@@ -87,29 +87,29 @@ class Pair:
     rejected: Candidate
 
 
-def pairs_of(played: Played) -> list[Pair]:
+def pairs_of(record: Played) -> list[Pair]:
     """A pair for each turn with two answers of different rewards: the highest against the lowest, the first
     of equal ones."""
     pairs = []
-    for turn, answers in enumerate(played.turns):
+    for turn, answers in enumerate(record.turns):
         scored = [answer for answer in answers if answer.reward is not None]
         if scored:
             best = max(scored, key=lambda answer: answer.reward or 0)
             worst = min(scored, key=lambda answer: answer.reward or 0)
             if (best.reward or 0) - (worst.reward or 0) > TIE:
-                pairs.append(Pair(played, turn, best, worst))
+                pairs.append(Pair(record, turn, best, worst))
     return pairs
 
 
 def drawn(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
     """As many seeds as GRPO's steps take, in a shuffled order that begins anew in each pass, each as the
     dialogue that is played from it."""
-    wanted = steps_of(rl, len(seeds)) * rl.prompts_per_step
+    count = steps_of(rl, len(seeds)) * rl.prompts_per_step
     order: list[Seed] = []
-    while len(order) < wanted:
+    while len(order) < count:
         order += random.Random(f"dpo {seed} {len(order)}").sample(list(seeds), len(seeds))
     return [
-        as_trajectory(one, f"{place:05d}", place // len(seeds)) for place, one in enumerate(order[:wanted])
+        as_trajectory(one, f"{place:05d}", place // len(seeds)) for place, one in enumerate(order[:count])
     ]
 
 
@@ -164,19 +164,19 @@ def play_seeds(
             no pair. Running the same command again goes on.
     """
     with Journal(folder / JOURNAL) as journal:
-        heard = []
+        earlier = []
         for seed in seeds:
             if seed.id in journal:
-                heard.append(Played.from_row(journal.rows[seed.id]).dialogue)
-                refuse_another_seed(journal.path, heard[-1], seed)
-        if len(heard) >= config.rl.prompts_per_step:
-            refuse_silence(heard, f"the first {len(heard)} dialogues")
+                earlier.append(Played.from_row(journal.rows[seed.id]).dialogue)
+                refuse_another_seed(journal.path, earlier[-1], seed)
+        if len(earlier) >= config.rl.prompts_per_step:
+            refuse_silence(earlier, f"the first {len(earlier)} dialogues")
         if any(seed.id not in journal for seed in seeds):
             unsettled: list[Played] = []
             wait(_play_rest(config, seeds, assistant_of(), tutor, journal, unsettled, progress))
             _refuse_unscored([*map(Played.from_row, journal), *unsettled], config.rl.max_unscored)
-            for played in unsettled:
-                journal.append(played.to_row())
+            for record in unsettled:
+                journal.append(record.to_row())
         dialogues = [Played.from_row(journal.rows[seed.id]) for seed in seeds]
     facts = counts(dialogues)
     if not facts["pairs"]:
@@ -202,21 +202,21 @@ async def _play_rest(
     waiting = [seed for seed in seeds if seed.id not in journal]
     verdicts = LastVerdicts(_Watched(tutor), patience_of(config), int(rl.max_unscored * rl.prompts_per_step))
 
-    heard: list[Dialogue] = []
+    recent: list[Dialogue] = []
 
     async def one(seed: Seed) -> None:
         group = Group(assistant, verdicts, config, [turn.user for turn in seed.turns[: rl.max_turns]])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
-        played = Played(dialogue, group.turns)
-        if played.final:
-            journal.append(played.to_row())
+        record = Played(dialogue, group.turns)
+        if record.final:
+            journal.append(record.to_row())
         else:
-            unsettled.append(played)
-        heard.append(dialogue.model_copy())  # the assistant keeps a dialogue's pictures while it is there
-        if len(heard) == rl.prompts_per_step:
-            refuse_silence(heard, f"the last {len(heard)} dialogues")
-            heard.clear()
+            unsettled.append(record)
+        recent.append(dialogue.model_copy())  # the assistant keeps a dialogue's pictures while it is there
+        if len(recent) == rl.prompts_per_step:
+            refuse_silence(recent, f"the last {len(recent)} dialogues")
+            recent.clear()
 
     async with verdicts.watching():
         await run_jobs(
@@ -248,8 +248,8 @@ class _Watched:
 
 def counts(dialogues: Sequence[Played]) -> dict[str, int]:
     """How many dialogues, turns, answers, answers without scores, pairs, and turns without one."""
-    turns = [answers for played in dialogues for answers in played.turns]
-    pairs = sum(len(pairs_of(played)) for played in dialogues)
+    turns = [answers for record in dialogues for answers in record.turns]
+    pairs = sum(len(pairs_of(record)) for record in dialogues)
     return {
         "dialogues": len(dialogues),
         "turns": len(turns),
@@ -262,15 +262,15 @@ def counts(dialogues: Sequence[Played]) -> dict[str, int]:
 
 def _refuse_unscored(dialogues: Sequence[Played], most: float) -> None:
     """Raises `UserError` if too many answers have no scores, or dialogues ended without an answer."""
-    unscored = [answer.why for played in dialogues for answers in played.turns for answer in answers]
-    unanswered = [str(played.dialogue.fault or "") for played in dialogues]
+    unscored = [answer.why for record in dialogues for answers in record.turns for answer in answers]
+    unanswered = [str(record.dialogue.fault or "") for record in dialogues]
     for whys, what, mend in (
         (unscored, "answers could not be scored", "the tutor"),
         (unanswered, "dialogues got no answer from the student", "its engine (rl.rollouts)"),
     ):
-        lost = [why for why in whys if why]
-        if Breaker(last=1, most=most).note(len(lost), len(whys)):
+        reasons = [why for why in whys if why]
+        if Breaker(last=1, most=most).note(len(reasons), len(whys)):
             raise UserError(
-                f"rl: {len(lost)} of {len(whys)} {what} (such as {lost[0]}), more than rl.max_unscored ="
-                f" {most:.0%}; fix {mend}, then run the same command to go on"
+                f"rl: {len(reasons)} of {len(whys)} {what} (such as {reasons[0]}), more than"
+                f" rl.max_unscored = {most:.0%}; fix {mend}, then run the same command to go on"
             )

@@ -33,9 +33,9 @@ def refuse_lost_inputs(renderer: Renderer) -> None:
     handed_on = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     if any(each.kind is each.VAR_KEYWORD for each in handed_on.values()):
         return  # whatever it is given
-    if lost := [name for name in renderer.picture_inputs if name not in handed_on]:
+    if names := [name for name in renderer.picture_inputs if name not in handed_on]:
         raise renderer.refused(
-            f"TRL's GRPO hands {', '.join(lost)} not on to the model, so it would be trained without what it"
+            f"TRL's GRPO hands {', '.join(names)} not on to the model, so it would be trained without what it"
             " sees; choose another model, or rl.algorithm: dpo"
         )
 
@@ -65,12 +65,12 @@ def refuse_mixed_pictures(renderer: Renderer, seeds: Sequence[Seed]) -> None:
         )
 
 
-def refuse_another_seed(journal: Path, played: Dialogue, seed: Seed) -> None:
+def refuse_another_seed(journal: Path, dialogue: Dialogue, seed: Seed) -> None:
     """Raises `UserError` if what the journal has under the id of `seed` was played from another one
     (`meta.seed`)."""
-    if played.meta["seed"] != seed.meta["seed"]:
+    if dialogue.meta["seed"] != seed.meta["seed"]:
         raise UserError(
-            f"{journal}: {seed.id} was played from the seed {played.meta['seed']}, and this run draws"
+            f"{journal}: {seed.id} was played from the seed {dialogue.meta['seed']}, and this run draws"
             f" {seed.meta['seed']}: splits/rl.jsonl has changed; put it back to go on, or use a new folder"
         )
 
@@ -92,7 +92,7 @@ def refuse_silence(dialogues: Iterable[Dialogue], when: str) -> None:
         )
 
 
-def refuse_unscored(recent: Breaker, lost: int, played: int, why: str, again: str) -> None:
+def refuse_unscored(recent: Breaker, unscored: int, trajectories: int, why: str, again: str) -> None:
     """Count a step of which so many trajectories are unscored. Raises `UserError` if those of the last steps
     are too many.
 
@@ -101,7 +101,7 @@ def refuse_unscored(recent: Breaker, lost: int, played: int, why: str, again: st
         why: the commonest reason, in brackets; or nothing.
         again: how to go on.
     """
-    if recent.note(lost, played):
+    if recent.note(unscored, trajectories):
         raise UserError(
             f"rl: {recent.share():.0%} of the trajectories of the last {recent.entries()} step(s) could not"
             f" be scored{why}, more than rl.max_unscored = {recent.most:.0%}; fix the tutor, then {again}"

@@ -91,13 +91,13 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
     """
     incomplete = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
     scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
-    known = [value for value in returns if value is not None]
+    values = [value for value in returns if value is not None]
     strategies = Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1])
     return {
         "trajectories": len(dialogues),
         "unscored": sum(value is None for value in returns) - incomplete,
         "incomplete": incomplete,
-        "return": _mean(known),
+        "return": _mean(values),
         "leak_rate": _mean(map(leaks, scored)),
         "equal_groups": equal_groups(dialogues, returns),
         "distinct_attacks": distinct_attacks(dialogues),

@@ -121,10 +121,10 @@ class Rollouts:
                     self.journals.take_over(step, journal, {seed.id for seed in seeds})
                     return self.wait(self._play(seeds, assistant, journal))
 
-            played = processes.agreed(play)
-        everyone = [trajectory for share in played for trajectory in share]
+            shares = processes.agreed(play)
+        everyone = [trajectory for share in shares for trajectory in share]
         self._note(step, everyone)
-        trajectories = played[process]
+        trajectories = shares[process]
         own = slice(first, first + len(prompts))
         self._trained = _trained_by_ids(self.config, everyone, own, self.seen)
         fields: dict[str, Any] = {
@@ -161,23 +161,23 @@ class Rollouts:
     ) -> list[Trajectory]:
         async def one(seed: Seed) -> Trajectory:
             if seed.id in journal:
-                known = Trajectory.from_row(journal.rows[seed.id])
-                refuse_another_seed(journal.path, known.dialogue, seed)
-                return known
+                trajectory = Trajectory.from_row(journal.rows[seed.id])
+                refuse_another_seed(journal.path, trajectory.dialogue, seed)
+                return trajectory
             with tutor.playing(seed.id):
-                played = await self._roll_out(seed, assistant, tutor)
-                assistant.forget(played.dialogue)  # the step keeps it, and would keep its pictures
-            if played.final:
-                journal.append(played.to_row())
-            return played
+                trajectory = await self._roll_out(seed, assistant, tutor)
+                assistant.forget(trajectory.dialogue)  # the step keeps it, and would keep its pictures
+            if trajectory.final:
+                journal.append(trajectory.to_row())
+            return trajectory
 
         few = int(self.config.rl.max_unscored * len(seeds))
         tutor = LastVerdicts(self.tutor, patience_of(self.config), few)
         async with tutor.watching():
-            played = await asyncio.gather(*map(one, seeds))
+            trajectories = await asyncio.gather(*map(one, seeds))
         if self.audit:
-            await self.audit.score([trajectory.dialogue for trajectory in played])
-        return played
+            await self.audit.score([trajectory.dialogue for trajectory in trajectories])
+        return trajectories
 
     async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: LastVerdicts) -> Trajectory:
         return await roll_out(seed, Script(), assistant, tutor, self.value, self.config.rl.max_turns)
@@ -240,7 +240,7 @@ def _why(dialogues: list[Dialogue]) -> str:
 
 
 def _trained_by_ids(
-    config: Config, step: list[Trajectory], own: slice, seen: Callable[[Dialogue], Dialogue]
+    config: Config, step: list[Trajectory], own: slice, view: Callable[[Dialogue], Dialogue]
 ) -> dict[tuple[int, ...], list[Trained]]:
     """This process's trajectories by their ids, with their masks, log-probabilities and advantages: what the
     loss is due to be given of them.
@@ -251,22 +251,22 @@ def _trained_by_ids(
     Args:
         step: the trajectories of all processes, in order; those of a seed follow one another.
         own: the place of this process's among them.
-        seen: the dialogue as the side in training reads and says it.
+        view: the dialogue as the side in training reads and says it.
     """
     returns: list[float | None] = [trajectory.dialogue.meta["return"] for trajectory in step]
     scale = max(1.0, *(abs(value) for value in returns if value is not None))
-    known: dict[tuple[int, ...], list[Trained]] = {}
+    by_ids: dict[tuple[int, ...], list[Trained]] = {}
     for trajectory, credit in zip(step[own], _credits(config, step, returns)[own], strict=True):
         prompt = len(trajectory.prompt_ids)
         trained = Trained(
-            seen(trajectory.dialogue),
+            view(trajectory.dialogue),
             [0] * prompt + trajectory.mask,
             None if trajectory.replayed else [0.0] * prompt + trajectory.logprobs,
             credit=[*[0.0] * prompt, *credit] if isinstance(credit, list) else credit,
             scale=scale,
         )
-        known.setdefault((*trajectory.prompt_ids, *trajectory.completion_ids), []).append(trained)
-    return known
+        by_ids.setdefault((*trajectory.prompt_ids, *trajectory.completion_ids), []).append(trained)
+    return by_ids
 
 
 def _credits(

@@ -94,8 +94,8 @@ class Collator:
         dialogues = [self.dialogues[row["row"]] for row in rows]
         transcripts = [self.transcript(dialogue) for dialogue in dialogues]
         for dialogue, transcript in zip(dialogues, transcripts, strict=True):
-            shown = dialogue.model_copy(update={"turns": dialogue.turns[: len(transcript.ends)]})
-            self.collated.note(transcript.ids, Trained(shown, transcript.mask))
+            part = dialogue.model_copy(update={"turns": dialogue.turns[: len(transcript.ends)]})
+            self.collated.note(transcript.ids, Trained(part, transcript.mask))
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
@@ -126,11 +126,11 @@ def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
     what was matched (`single_turn.facts`)."""
     folder, config = several.folder, several.config
     singles = read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl")
-    kept = Collator(singles, several.renderer, folder, config)
-    tokens, wanted = kept.spoken(), several.spoken()
-    taken = single_turn.matched(tokens, sum(wanted), config.seed)
-    kept.dialogues = [kept.dialogues[index] for index in taken]
-    return kept, single_turn.facts(taken, tokens, wanted)
+    collator = Collator(singles, several.renderer, folder, config)
+    tokens, targets = collator.spoken(), several.spoken()
+    indices = single_turn.matched(tokens, sum(targets), config.seed)
+    collator.dialogues = [collator.dialogues[index] for index in indices]
+    return collator, single_turn.facts(indices, tokens, targets)
 
 
 def fine_tune(
@@ -152,9 +152,9 @@ def fine_tune(
     seed_everything(config.seed)
     student = load_student(config.student, dtype=training_dtype(config.student))
     collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.renderer, folder, config)
-    matched = None
+    facts = None
     if config.bootstrap.sft.single_turn:
-        collator, matched = in_single_turns(collator)
+        collator, facts = in_single_turns(collator)
     if config.student.freeze_vision:
         freeze_vision(student.model)
     trainer = GuardedSFT(
@@ -166,19 +166,19 @@ def fine_tune(
         peft_config=lora(config.student, student.model),
         callbacks=[Milestones(progress), StepLog(folder / "sft" / METRICS, _Timed())],
     )
-    if matched and trainer.is_world_process_zero():
-        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(matched, indent=1) + "\n")
+    if facts and trainer.is_world_process_zero():
+        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(facts, indent=1) + "\n")
         if say:
-            say(f"sft: {single_turn.in_words(matched)}")
+            say(f"sft: {single_turn.in_words(facts)}")
     # Qwen2.5-VL reports False. The trainer would then average the means of the micro-batches, and a short
     # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
     hold_modes(trainer.model)
     trainer.lengths = [text_length(dialogue) for dialogue in collator.dialogues]
-    shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
-    known = collator.collated.known
-    Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
+    pictures, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
+    known_of = collator.collated.known
+    Guard("sft", config.student, student.renderer, given_to_sft, known_of, pictures, note).watch(trainer)
     train(trainer, processes.decided(partial(gone_back, folder / "sft")), config.student)
     if say and (left_out := collator.left_out):
         say(

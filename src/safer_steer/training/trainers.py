@@ -70,9 +70,9 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         """Opens the rows' pictures, each once. TRL fetches all rows of a step anew for every micro-batch and
         reads them for the first one alone, so rows with opened pictures would fill the memory: 64 x 5 rows in
         micro-batches of 2 are 51,200 pictures."""
-        opened = {path: _opened(path) for row in inputs for path in row["images"]}
+        images = {path: _opened(path) for row in inputs for path in row["images"]}
         for row in inputs:
-            row["images"] = [opened[path] for path in row["images"]]
+            row["images"] = [images[path] for path in row["images"]]
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return batch
 
@@ -187,10 +187,10 @@ class TurnCreditTrainer(MeasuredTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         # TRL adds what the rollouts return to `inputs`. A seed's trajectories may lie on several processes.
-        known: list[list[float] | None] = gather_object([row["returns_to_go"] for row in inputs])
-        groups = range(0, len(known), self.num_generations)
+        returns: list[list[float] | None] = gather_object([row["returns_to_go"] for row in inputs])
+        groups = range(0, len(returns), self.num_generations)
         advantages = [
-            own for start in groups for own in turn_advantages(known[start : start + self.num_generations])
+            own for start in groups for own in turn_advantages(returns[start : start + self.num_generations])
         ]
         first = self.accelerator.process_index * len(inputs)
         batch["advantages"] = by_token(
@@ -286,5 +286,5 @@ def rollback(folder: Path, step: int) -> None:
         if path.exists():
             # As bytes: a kill can cut a character in half, and `splitlines` splits at separators inside text.
             with path.open("rb") as rows:
-                kept = [row for row in rows if row.endswith(b"\n") and of(json.loads(row))]
-            write_atomic(path, b"".join(kept))
+                lines = [row for row in rows if row.endswith(b"\n") and of(json.loads(row))]
+            write_atomic(path, b"".join(lines))

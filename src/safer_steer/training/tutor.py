@@ -66,14 +66,14 @@ class TutorCritic:
         exchange = dialogue.turns[turn]
         inputs = self._inputs(dialogue, turn, template or "")
         prompt: Prompt[Any, Any] = TUTOR if self.memory is None else TUTOR_MEMORY
-        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
-        wanted = template if self.feedback_dynamics and template else ""
+        pictures = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        next_template = template if self.feedback_dynamics and template else ""
 
         async def ask(approach: str = "") -> TutorVerdict:
             """A second attempt says how to come at it, so its words differ; `repeat` tells siblings apart."""
             words = inputs.model_copy(update={"approach": STRATEGIES[approach]}) if approach else inputs
             verdict: TutorVerdict = await self.model.ask(
-                prompt, words, shown, repeat=dialogue.sample(exchange)
+                prompt, words, pictures, repeat=dialogue.sample(exchange)
             )
             return verdict
 
@@ -84,17 +84,17 @@ class TutorCritic:
         except RefusedError as error:
             faults, approach = [error.boundary], next_strategy("")
             verdict = await ask(approach)
-        writer = verdict if wanted else None
-        if wanted and (fault := _fault(verdict.next_question.strip(), dialogue, wanted)):
+        writer = verdict if next_template else None
+        if next_template and (fault := _fault(verdict.next_question.strip(), dialogue, next_template)):
             faults.append(fault)
             writer = None
             if not approach:
                 approach = next_strategy(verdict.strategy)
-                writer = await _second_writer(ask(approach), dialogue, wanted, faults)
+                writer = await _second_writer(ask(approach), dialogue, next_template, faults)
         strategy = verdict.strategy if writer is verdict else approach
         meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if writer else TEMPLATE}
         if faults:
-            meta["next_attacker"] = Asked(faults).noted(approach if writer or not wanted else TEMPLATE)
+            meta["next_attacker"] = Asked(faults).noted(approach if writer or not next_template else TEMPLATE)
         if named := self._approach_of(writer):
             meta["approach"] = named
         return Verdict(
@@ -107,8 +107,8 @@ class TutorCritic:
         inputs = TutorInput.of(dialogue, turn, self.format, next_template=template)
         if self.memory is None:
             return inputs
-        drawn = self.memory.draw(dialogue, turn)
-        return TutorMemoryInput(**dict(inputs), memory=self.memory.table(), drawn=drawn)
+        approach = self.memory.draw(dialogue, turn)
+        return TutorMemoryInput(**dict(inputs), memory=self.memory.table(), drawn=approach)
 
     def _approach_of(self, writer: TutorVerdict | None) -> str:
         """The approach of the turn that this verdict wrote, as the memory names it; "" for no attack."""
@@ -119,7 +119,7 @@ class TutorCritic:
 
 
 async def _second_writer(
-    attempt: Awaitable[TutorVerdict], dialogue: Dialogue, wanted: str, faults: list[str]
+    attempt: Awaitable[TutorVerdict], dialogue: Dialogue, next_template: str, faults: list[str]
 ) -> TutorVerdict | None:
     """The verdict of a second attempt, whose next turn is to be played; None if it fails too. Its scores are
     ignored."""
@@ -128,7 +128,7 @@ async def _second_writer(
     except BoundaryError as error:  # the turn is already scored; even a dead endpoint must not lose it
         faults.append(error.boundary)
         return None
-    if fault := _fault(verdict.next_question.strip(), dialogue, wanted):
+    if fault := _fault(verdict.next_question.strip(), dialogue, next_template):
         faults.append(fault)
         return None
     return verdict

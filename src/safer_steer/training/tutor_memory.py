@@ -48,8 +48,8 @@ def tries_in(dialogues: Iterable[Dialogue]) -> Tries:
 
 def _tries(dialogue: Dialogue) -> Iterator[tuple[str, bool]]:
     pairs = pairwise(dialogue.turns)
-    for approach, said in groupby(pairs, key=lambda pair: pair[0].meta.get("approach")):
-        scores = [turn.scores["safety"] for _, turn in said if turn.scores]
+    for approach, group in groupby(pairs, key=lambda pair: pair[0].meta.get("approach")):
+        scores = [turn.scores["safety"] for _, turn in group if turn.scores]
         if approach and scores:
             yield approach, min(scores) <= LEAK
 
@@ -107,8 +107,8 @@ class TutorMemory:
         """
         rng = random.Random(f"{self.seed} {dialogue.id} {turn}")
         used = {before.meta.get("approach") for before in dialogue.turns[:turn]}
-        left = [name for name in self.approaches if name not in used] or [*self.approaches]
-        return rng.choices(left, [self._chance(name, category_of(dialogue), rng) for name in left])[0]
+        names = [name for name in self.approaches if name not in used] or [*self.approaches]
+        return rng.choices(names, [self._chance(name, category_of(dialogue), rng) for name in names])[0]
 
     def _chance(self, approach: str, category: str, rng: random.Random) -> float:
         tried = breached = 0.0

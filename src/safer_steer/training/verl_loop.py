@@ -151,12 +151,12 @@ def parts(config_path: str, model: str, workers: int) -> Parts:
     if rl.tutor:
         own: Critic = load_named("rl.tutor", rl.tutor)(config, Path(config_path).parent, ask)
     else:
-        asked = ask("tutor")
+        chat = ask("tutor")
 
     def tutor(pictures_of: PicturesOf, memory: TutorMemory | None) -> Critic:
         if rl.tutor:
             return own
-        return TutorCritic(asked, config.student.format, pictures_of, rl.feedback_dynamics, memory)
+        return TutorCritic(chat, config.student.format, pictures_of, rl.feedback_dynamics, memory)
 
     value = load_named("rl.reward", rl.reward) if rl.reward else partial(noted_return, config)
     return Parts(config, renderer_of(config.student, model), tutor, value)
@@ -181,8 +181,8 @@ class SteerLoop(AgentLoopBase):
         config, about = here.config, row["extra_info"]
         step, session = row.get("global_steps"), row.get("session_id")
         if session is None:  # an older trainer does not say which of a seed's trajectories this is
-            drawn = uuid4()
-            id, number = drawn.hex, drawn.int % LARGEST_NUMBER
+            uuid = uuid4()
+            id, number = uuid.hex, uuid.int % LARGEST_NUMBER
         else:
             id = f"{step}-{about['index']}-{session}"
             number = int(step or 0) * verl.rollout.n + session
@@ -195,45 +195,45 @@ class SteerLoop(AgentLoopBase):
         )
         folder, number_of_step = ours.get("trajectories"), int(step or 0)
         tutor = here.tutor(pictures_of, memory_before(ours.config, folder, number_of_step))
-        played = await roll_out(seed, Script(), assistant, tutor, here.value, config.rl.max_turns)
-        keep(played, folder, number_of_step)
-        transcript = assistant.transcript(played.dialogue)
-        shown = transcript.images if transcript else []
-        return output(played, shown, policy.weights or [max(0, int(step or 0) - 1)], config.rl.reward is None)
+        trajectory = await roll_out(seed, Script(), assistant, tutor, here.value, config.rl.max_turns)
+        keep(trajectory, folder, number_of_step)
+        transcript = assistant.transcript(trajectory.dialogue)
+        weights = policy.weights or [max(0, number_of_step - 1)]
+        return output(trajectory, transcript.images if transcript else [], weights, config.rl.reward is None)
 
 
 def embedded_pictures(pictures: Sequence[dict[str, Any]], max_pixels: int) -> PicturesOf:
     """What finds a dialogue's pictures among those of its row, given as `{"name", "bytes"}`."""
 
     @cache
-    def known() -> dict[str, Picture]:
+    def by_name() -> dict[str, Picture]:
         return {one["name"]: picture_from(one["bytes"], one["name"], max_pixels) for one in pictures}
 
-    return lambda images: [known()[name] for name in images]
+    return lambda images: [by_name()[name] for name in images]
 
 
-def output(played: Trajectory, images: list[Any], weights: list[int], by_turn: bool) -> SteerOutput:
+def output(trajectory: Trajectory, images: list[Any], weights: list[int], by_turn: bool) -> SteerOutput:
     """A trajectory as verl's output, with the pictures that its tokens show."""
-    rewards = token_rewards(played, by_turn)
-    dialogue = played.dialogue
+    rewards = token_rewards(trajectory, by_turn)
+    dialogue = trajectory.dialogue
     counted = {
-        "scored": float(played.value is not None),
+        "scored": float(trajectory.value is not None),
         "cut_off": float(dialogue.stop is StopReason.CONTEXT_FULL),
         "leaked": float(leaks(dialogue)),
         "turns": float(len(dialogue.turns)),
     }
     return SteerOutput(
-        prompt_ids=played.prompt_ids,
-        response_ids=played.completion_ids,
-        response_mask=played.mask,
-        response_logprobs=played.logprobs,
+        prompt_ids=trajectory.prompt_ids,
+        response_ids=trajectory.completion_ids,
+        response_mask=trajectory.mask,
+        response_logprobs=trajectory.logprobs,
         multi_modal_data={"images": images} if images else {},
-        reward_score=sum(token_rewards(played, by_turn=False)),
+        reward_score=sum(token_rewards(trajectory, by_turn=False)),
         num_turns=2 * len(dialogue.turns),
         metrics=AgentLoopMetrics(),
         token_rewards=rewards,
         extra_fields={
-            "turn_scores": [rewards[end] for end in played.ends],
+            "turn_scores": [rewards[end] for end in trajectory.ends],
             "tool_rewards": [],
             "min_global_steps": min(weights),
             "max_global_steps": max(weights),
@@ -242,13 +242,13 @@ def output(played: Trajectory, images: list[Any], weights: list[int], by_turn: b
     )
 
 
-def keep(played: Trajectory, folder: str | None, step: int) -> None:
+def keep(trajectory: Trajectory, folder: str | None, step: int) -> None:
     """Append the dialogue to this process's file of the step in the folder."""
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         path = Path(folder) / f"{step:06d}-{socket.gethostname()}-{os.getpid()}.jsonl"
         with path.open("a", encoding="utf-8") as file:
-            file.write(to_jsonl([played.dialogue]))
+            file.write(to_jsonl([trajectory.dialogue]))
 
 
 @lru_cache(maxsize=2)

@@ -127,12 +127,12 @@ class ScoredShare:
     def note(self, rows: torch.Tensor, mask: torch.Tensor, rl: Reinforce) -> None:
         """Count the trajectories of a step. Rows without a sampled token are verl's padding. Raises
         `UserError` if no trajectory has a return, or too many of the last steps' were unscored."""
-        played = [turns_of(row) for row, sampled in zip(rows, mask, strict=True) if sampled.any()]
-        if not any(turns.rewards for turns in played):
+        trajectories = [turns_of(row) for row, sampled in zip(rows, mask, strict=True) if sampled.any()]
+        if not any(turns.rewards for turns in trajectories):
             raise UserError(
                 "rl: no trajectory of this step has a return; read why in the trajectories, fix that, then"
                 " start the same script again"
             )
-        lost = sum(turns.rewards is None and not turns.cut_off for turns in played)
+        unscored = sum(turns.rewards is None and not turns.cut_off for turns in trajectories)
         self._recent = self._recent or Breaker(RECENT_STEPS, rl.max_unscored)
-        refuse_unscored(self._recent, lost, len(played), "", "start the same script again")
+        refuse_unscored(self._recent, unscored, len(trajectories), "", "start the same script again")

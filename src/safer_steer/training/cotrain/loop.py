@@ -118,8 +118,8 @@ def begins_with(config: Config, folder: Path, side: Side) -> str:
 def pool_of(config: Config, folder: Path) -> Pool:
     """The pool of a run. Raises as `begins_with`."""
     starts = {side: Path(begins_with(config, folder, side)) for side in SIDES}
-    known = {side: path if is_adapter(path) else None for side, path in starts.items()}
-    return Pool(folder / "rl" / "pool", known)
+    adapters = {side: path if is_adapter(path) else None for side, path in starts.items()}
+    return Pool(folder / "rl" / "pool", adapters)
 
 
 @dataclass
@@ -191,12 +191,12 @@ class _Both:
         self._remember(side)
         rollouts.go_on(list(read_rows(home / "metrics.jsonl")))
 
-        def shown(done: int, _: int) -> None:
+        def show(done: int, _: int) -> None:
             if self.progress:
                 self.progress(done + block.other, self.steps * len(learning(config.rl)))
 
         prompts = prompts_of(config, renderer, self.folder, in_steps(seeds, config.rl, config.rl_seed))
-        trainer = trainer_of(config, home, renderer, start, prompts, rollouts, shown, SideTrainer)
+        trainer = trainer_of(config, home, renderer, start, prompts, rollouts, show, SideTrainer)
         trainer.add_callback(EndOfBlock(block.until))
         if config.rl.cotrain.shared_weights and block.other and steps == block.begin(config.rl):
             shared = self.pool.path(other_side(side), block.other)
@@ -204,9 +204,9 @@ class _Both:
             trainer.add_callback(BeginsWith(shared))
         watch(trainer, config, renderer, rollouts, self.pictures_of)
         train(trainer, checkpoint, config.student)
-        done = last_checkpoint(home)
-        assert done, "a block ends with a checkpoint"
-        return done
+        checkpoint = last_checkpoint(home)
+        assert checkpoint, "a block ends with a checkpoint"
+        return checkpoint
 
     def _remember(self, side: Side) -> None:
         """Give the tutor's memory back what the student's steps taught it, as after a kill. In a block of the

@@ -76,7 +76,7 @@ def similarity(turn: str, archive: Sequence[str]) -> float:
     """Mean overlap of the turn's words and word pairs with those of the archive's turns (Jaccard), in [0, 1];
     0 without an archive. A mean, and no maximum: in a small language every turn was said once."""
     ours = _telling(turn)
-    return fmean(_overlap(ours, _telling(known)) for known in archive) if archive else 0.0
+    return fmean(_overlap(ours, _telling(other)) for other in archive) if archive else 0.0
 
 
 def distinct(turns: Iterable[str]) -> int:

@@ -49,9 +49,9 @@ def checked_by(evaluator: ChatModel, pictures_of: PicturesOf) -> Faithful:
 
     async def check(dialogue: Dialogue, script: list[str]) -> ScriptVerdict:
         inputs = ScriptCheckInput(kind=dialogue.kind, intent=dialogue.intent, script=script)
-        shown = in_view(dialogue.images_by_turn(), pictures_of)
+        pictures = in_view(dialogue.images_by_turn(), pictures_of)
         repeat = dialogue.sample(dialogue.turns[-1])
-        verdict: ScriptVerdict = await evaluator.ask(SCRIPT_CHECK, inputs, shown, repeat=repeat)
+        verdict: ScriptVerdict = await evaluator.ask(SCRIPT_CHECK, inputs, pictures, repeat=repeat)
         return verdict
 
     async def faithful(dialogue: Dialogue) -> list[bool]:
@@ -145,8 +145,8 @@ class SideRollouts(Rollouts):
         bound."""
         super()._note(step, trajectories)
         dialogues = [trajectory.dialogue for trajectory in trajectories]
-        read = [self.seen(dialogue).turns for dialogue in dialogues]
-        self.first_turns = [turns[0].user if turns else None for turns in read]
+        views = [self.seen(dialogue) for dialogue in dialogues]
+        self.first_turns = [view.turns[0].user if view.turns else None for view in views]
         row = side_metrics(dialogues) | {"side": self.block.side, "opponent": self._opponent}
         self.metrics[step] |= row
         self._learn(row, dialogues)
@@ -155,9 +155,9 @@ class SideRollouts(Rollouts):
 
     def go_on(self, steps: list[dict[str, Any]]) -> None:
         super().go_on(steps)
-        known = self.folder / "trajectories.jsonl"
-        played = read_dialogues(known) if known.exists() else []
-        self._archive(played)
+        path = self.folder / "trajectories.jsonl"
+        dialogues = read_dialogues(path) if path.exists() else []
+        self._archive(dialogues)
         for row in steps:
             self._learn(row, ())
 
