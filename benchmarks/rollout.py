@@ -133,7 +133,7 @@ class Work:
             SystemExit: the tokens are not those of the first way.
         """
         sampling = Sampling(SETTINGS.max_turn_tokens, 1.0)
-        policy = TransformersPolicy(self.student.model, sampling, kept=kept)
+        policy = TransformersPolicy(self.student.model, sampling, kept_tokens=kept)
         student = StudentAssistant(policy, self.student.renderer, SETTINGS, self.pictures_of, "rollout")
         seat = InStep(student, len(self.seeds)) if in_step else student
         tutor, cpu, begun = Late(self.tutor, latency), time.process_time(), time.monotonic()

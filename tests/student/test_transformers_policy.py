@@ -246,7 +246,7 @@ async def test_a_cancelled_call_leaves_the_batch_and_the_others_keep_their_answe
     assert isinstance(gone, asyncio.CancelledError)
     assert [reply.token_ids for reply in replies] == [one.token_ids for one in alone]
     assert {rows for rows, _, _ in reads[:6]} == {3} and reads[-1][0] == 2
-    assert len(policy.kept) == 2
+    assert len(policy.caches) == 2
 
 
 def of_lengths(*words: int) -> list[str]:
@@ -270,7 +270,7 @@ async def test_a_batch_is_bound_by_its_tokens_with_padding_and_room_for_the_answ
 @pytest.fixture
 def small_gpu(student, monkeypatch):
     """The real model on a device that holds so many tokens; gives all its forward passes."""
-    monkeypatch.setattr(policy_module, "_made_do", WeakKeyDictionary())
+    monkeypatch.setattr(policy_module, "_budgets", WeakKeyDictionary())
 
     @contextmanager
     def on(holds: int, error: Exception) -> Iterator[Reads]:
@@ -294,7 +294,7 @@ async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, sma
     each = len(transcripts[0].ids) + 8
     keys = [str(n) for n in range(6)]
     roomy = TransformersPolicy(student.model, Sampling(8, 1.0)).generate(transcripts, keys)
-    policy = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=12 * each, kept=0)
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=12 * each, kept_tokens=0)
     with caplog.at_level(logging.WARNING), small_gpu(2 * each, error) as reads:
         replies = await asyncio.gather(*(policy.reply(t, k) for t, k in zip(transcripts, keys, strict=True)))
     assert [r.token_ids for r in replies] == [r.token_ids for r in roomy]
@@ -321,8 +321,8 @@ async def test_out_of_memory_gives_up_what_is_kept_first(student, small_gpu):
     policy, transcript = TransformersPolicy(student.model, Sampling(8, 1.0)), asked(student, 1, "name it.")
     first = await policy.reply(transcript, "1")
     others = [asked(student, n, "what colour is it?") for n in range(2)]
-    before = policy.tokens, policy.kept.limit
-    assert len(policy.kept) == 1
+    before = policy.tokens, policy.caches.limit
+    assert len(policy.caches) == 1
     errors = [CUDA]
 
     def fails_once(reads: Reads) -> None:
@@ -332,7 +332,7 @@ async def test_out_of_memory_gives_up_what_is_kept_first(student, small_gpu):
     with watching(student.model, fails_once) as reads:
         await asyncio.gather(*(policy.reply(one, str(n)) for n, one in enumerate(others)))
     assert prefills(reads) == [2, 2]
-    assert (policy.tokens, policy.kept.limit) == (before[0], before[1] // 2) and first.token_ids
+    assert (policy.tokens, policy.caches.limit) == (before[0], before[1] // 2) and first.token_ids
 
 
 async def test_no_memory_for_one_dialogue_names_the_key(student, small_gpu):
@@ -393,7 +393,7 @@ def trio(student) -> list[Transcript]:
 
 def test_a_history_is_read_once_and_the_answers_are_the_same(student):
     keeping = TransformersPolicy(student.model, Sampling(12, 1.0))
-    forgetting = TransformersPolicy(student.model, Sampling(12, 1.0), kept=0)
+    forgetting = TransformersPolicy(student.model, Sampling(12, 1.0), kept_tokens=0)
     kept, forgotten = trio(student), trio(student)
     talked(keeping, kept, *QUESTIONS)
     talked(forgetting, forgotten, *QUESTIONS)
@@ -406,7 +406,7 @@ def test_a_history_is_read_once_and_the_answers_are_the_same(student):
     assert max(gaps) < 1e-5
     assert keeping.prefilled < sum(len(one.ids) for one in kept)
     assert forgetting.prefilled > 2 * keeping.prefilled
-    assert len(keeping.kept) == 3 and len(forgetting.kept) == 0
+    assert len(keeping.caches) == 3 and len(forgetting.caches) == 0
 
 
 def test_dialogues_that_begin_alike_read_their_first_prompt_once(student):
@@ -427,17 +427,17 @@ def test_dialogues_that_begin_alike_read_their_first_prompt_once(student):
 def test_what_is_kept_is_bound_and_the_least_recently_used_goes_first(student):
     transcripts, alone = trio(student), trio(student)
     talked(TransformersPolicy(student.model, Sampling(12, 1.0)), alone, *QUESTIONS)
-    policy = TransformersPolicy(student.model, Sampling(12, 1.0), kept=160)
+    policy = TransformersPolicy(student.model, Sampling(12, 1.0), kept_tokens=160)
     talked(policy, transcripts, *QUESTIONS)
     assert [one.ids for one in transcripts] == [one.ids for one in alone]
-    assert 0 < policy.kept.tokens <= 160 and len(policy.kept) < 3
-    roomy = TransformersPolicy(student.model, Sampling(12, 1.0), kept=10_000)
+    assert 0 < policy.caches.tokens <= 160 and len(policy.caches) < 3
+    roomy = TransformersPolicy(student.model, Sampling(12, 1.0), kept_tokens=10_000)
     for place, one in enumerate(trio(student)):
         transcripts[place] = one
         roomy.generate([one], [str(place)])
-    roomy.kept.limit = roomy.kept.tokens
+    roomy.caches.limit = roomy.caches.tokens
     roomy.generate([asked(student, 4, "name it.")], ["4"])
-    assert transcripts[0].origin not in roomy.kept._kept and transcripts[2].origin in roomy.kept._kept
+    assert transcripts[0].origin not in roomy.caches._caches and transcripts[2].origin in roomy.caches._caches
 
 
 def test_what_is_kept_goes_with_its_dialogue_and_with_its_weights(student):
@@ -446,14 +446,14 @@ def test_what_is_kept_goes_with_its_dialogue_and_with_its_weights(student):
     talked(policy, transcripts)
     transcripts.pop()
     gc.collect()
-    assert len(policy.kept) == 2
+    assert len(policy.caches) == 2
     with torch.no_grad():
         for weight in student.model.parameters():
             weight.mul_(1.0)  # as an optimiser's step does
     transcripts[0].add_user("what colour is it?")
     before = policy.prefilled
     policy.generate(transcripts[:1], ["k"])
-    assert policy.prefilled - before == len(transcripts[0].ids) and len(policy.kept) == 1
+    assert policy.prefilled - before == len(transcripts[0].ids) and len(policy.caches) == 1
 
 
 def test_another_past_or_other_pictures_are_read_again(student):

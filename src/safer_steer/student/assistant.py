@@ -45,13 +45,13 @@ def add_user(transcript: Transcript, text: str, pictures: Sequence[Picture]) -> 
     except Exception as error:  # processors raise errors of many kinds
         if not images:
             raise
-        shown = ", ".join(
+        names = ", ".join(
             f"{picture.name} ({image.width} x {image.height})"
             for picture, image in zip(pictures, images, strict=True)
         )
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{shown}: the student's processor does not take this ({reason}); leave out the rows that show it"
+            f"{names}: the student's processor does not take this ({reason}); leave out the rows that show it"
             " and start over with --fresh"
         ) from None
 
@@ -87,8 +87,8 @@ class StudentAssistant:
 
     def asked(self, dialogue: Dialogue, turn: Turn) -> Transcript:
         """A copy of the transcript so far with the next user turn and its pictures."""
-        known = self.transcript(dialogue)
-        transcript = known.copy() if known else Transcript(self.renderer)
+        before = self.transcript(dialogue)
+        transcript = before.copy() if before else Transcript(self.renderer)
         images = dialogue.images_by_turn(turn)[-1]
         add_user(transcript, turn.user, self.pictures_of(images))
         return transcript

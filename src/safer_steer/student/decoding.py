@@ -97,13 +97,13 @@ def draw(scores: torch.Tensor, rows: list[Row], sampling: Sampling) -> tuple[tor
         sampling temperature.
     """
     logprobs = torch.log_softmax(scores.float() / (sampling.temperature or 1.0), -1)
-    chosen = logprobs
+    noisy = logprobs
     if sampling.temperature:
         noise = torch.empty_like(scores, dtype=torch.float32)
         for row, values in zip(rows, noise, strict=True):
             values.exponential_(generator=row.generator)
-        chosen = logprobs - noise.log()
-    return chosen, logprobs.gather(-1, chosen.argmax(-1, keepdim=True))
+        noisy = logprobs - noise.log()
+    return noisy, logprobs.gather(-1, noisy.argmax(-1, keepdim=True))
 
 
 class _Sampler(LogitsProcessor):
@@ -114,9 +114,9 @@ class _Sampler(LogitsProcessor):
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        chosen, logprobs = draw(scores, self.rows, self.sampling)
+        scores, logprobs = draw(scores, self.rows, self.sampling)
         self.logprobs.append(logprobs)
-        return chosen
+        return scores
 
 
 class WholeBatchDecoder:
@@ -158,9 +158,9 @@ class WholeBatchDecoder:
         self.prefilled += sum(len(row.transcript.ids) for row in rows)
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
-        for row, ids, known in zip(rows, sampled, logprobs, strict=True):
+        for row, ids, values in zip(rows, sampled, logprobs, strict=True):
             end = next((i + 1 for i, token in enumerate(ids) if token in renderer.stops), len(ids))
-            row.sampled, row.logprobs = ids[:end], known[:end]
+            row.sampled, row.logprobs = ids[:end], values[:end]
         self.rows = []
         return rows
 

@@ -150,14 +150,14 @@ def total(name: str) -> Callable[[Step], int]:
 
 def most(name: str, of: Literal["dialogues", "looked", "weights"]) -> Callable[[Step], float | None]:
     """The largest of a number; None if it is known of none."""
-    return lambda step: max(_known(step, name, of), default=None)
+    return lambda step: max(_values(step, name, of), default=None)
 
 
 def mean(name: str) -> Callable[[Step], float | None]:
     """The mean of a number of the dialogues looked at; None if it is known of none."""
-    return lambda step: fmean(known) if (known := _known(step, name, "looked")) else None
+    return lambda step: fmean(values) if (values := _values(step, name, "looked")) else None
 
 
-def _known(step: Step, name: str, of: str) -> list[float]:
+def _values(step: Step, name: str, of: str) -> list[float]:
     values = [getattr(each, name) for each in getattr(step, of)]
     return [value for value in values if value is not None]

@@ -115,8 +115,8 @@ def given_to_grpo(inputs: dict[str, Any]) -> list[Given]:
     sampled = inputs.get("sampling_per_token_logps")
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
     rows = []
-    for row, (asked, before, said, after, credit) in enumerate(_rows(inputs, *names)):
-        places, prompt = after.bool(), asked[before.bool()]
+    for row, (prompt_ids, before, answer_ids, after, credit) in enumerate(_rows(inputs, *names)):
+        places, prompt = after.bool(), prompt_ids[before.bool()]
 
         def spread(values: torch.Tensor, prompt: Any = prompt, places: Any = places) -> torch.Tensor:
             """A completion's values on all ids; 0 on the prompt's."""
@@ -124,7 +124,7 @@ def given_to_grpo(inputs: dict[str, Any]) -> list[Given]:
 
         rows.append(
             Given(
-                torch.cat([prompt, said[places]]).tolist(),
+                torch.cat([prompt, answer_ids[places]]).tolist(),
                 spread(loss_mask[row].cpu()).bool(),
                 credit=spread(credit) if credit.ndim else credit,
                 logprobs=None if sampled is None else spread(sampled[row].cpu()),
@@ -137,13 +137,13 @@ def _rows(inputs: dict[str, Any], *names: str) -> Any:
     return zip(*(inputs[name].detach().cpu() for name in names), strict=True)
 
 
-def compared(given: Given, logprobs: torch.Tensor, known: list[Trained]) -> Finding:
+def compared(row: Given, logprobs: torch.Tensor, candidates: list[Trained]) -> Finding:
     """The row beside what is known of its ids. Of dialogues with the same ids, the one that fits best.
 
     Args:
         logprobs: the trainer's, of each id after the first [tokens - 1].
     """
-    findings = [_beside(given, logprobs, each) for each in known]
+    findings = [_beside(row, logprobs, each) for each in candidates]
     return min(findings, key=_distance, default=Finding(""))
 
 
@@ -156,28 +156,28 @@ def _distance(finding: Finding) -> tuple[float, ...]:
     )
 
 
-def _beside(given: Given, logprobs: torch.Tensor, trained: Trained) -> Finding:
+def _beside(row: Given, logprobs: torch.Tensor, trained: Trained) -> Finding:
     learnt, sampled = torch.tensor(trained.learnt).bool(), torch.tensor(trained.mask).bool()
     credit = due = None
-    if trained.credit is not None and given.credit is not None and learnt.any():
-        wanted = torch.as_tensor(trained.credit, dtype=torch.float64).expand(len(learnt))[learnt]
-        got = given.credit.double().expand(len(learnt))[learnt]
-        place = int((got - wanted).abs().argmax())
-        credit, due = got[place].item(), wanted[place].item()
+    if trained.credit is not None and row.credit is not None and learnt.any():
+        target = torch.as_tensor(trained.credit, dtype=torch.float64).expand(len(learnt))[learnt]
+        actual = row.credit.double().expand(len(learnt))[learnt]
+        place = int((actual - target).abs().argmax())
+        credit, due = actual[place].item(), target[place].item()
     gaps: list[float] = []
     if trained.logprobs is not None:
-        theirs = torch.tensor(trained.logprobs) if given.logprobs is None else given.logprobs
+        theirs = torch.tensor(trained.logprobs) if row.logprobs is None else row.logprobs
         gaps = (logprobs - theirs[1:]).abs()[sampled[1:]].tolist()
     return Finding(
         trained.dialogue.id,
-        tokens=int(given.mask.sum()),
-        labels=given.labels,
-        outside=int((given.mask & ~learnt).sum()),
-        left_out=int((learnt & ~given.mask).sum()),
+        tokens=int(row.mask.sum()),
+        labels=row.labels,
+        outside=int((row.mask & ~learnt).sum()),
+        left_out=int((learnt & ~row.mask).sum()),
         credit=credit,
         due=due,
         scale=trained.scale,
-        paired=given.rival == trained.rival,
+        paired=row.rival == trained.rival,
         sampled=len(gaps),
         gap=sum(gaps) / len(gaps) if gaps else None,
         gap_max=max(gaps, default=None),

@@ -66,7 +66,7 @@ class Guard(TrainerCallback):
         self.note, self.distrust = note, distrust
         self.first: int | None = None
         """The step at which this process began."""
-        self._given: list[Given] | None = None
+        self._rows: list[Given] | None = None
         self._begin(0)
 
     def _begin(self, step: int) -> None:
@@ -90,28 +90,28 @@ class Guard(TrainerCallback):
     def see(self, inputs: dict[str, Any]) -> None:
         """What the loss of a micro-batch is given."""
         if torch.is_grad_enabled():
-            self._given = self.given_to(inputs)
-            for row in self._given:
+            self._rows = self.given_to(inputs)
+            for row in self._rows:
                 key, teaches = hash(tuple(row.ids)), row.teaches()
-                known = self._taught.get(key)
-                self._taught[key] = teaches if known is None else known + teaches
+                earlier = self._taught.get(key)
+                self._taught[key] = teaches if earlier is None else earlier + teaches
 
     def _keep(self, _: Any, __: Any, inputs: dict[str, Any], output: Any) -> None:
         """The forward pass of the loss, and neither one of a rollout nor of the KL's reference."""
-        if self._given is None or not torch.is_grad_enabled():
+        if self._rows is None or not torch.is_grad_enabled():
             return
-        rows, self._given = self._given, None
+        rows, self._rows = self._rows, None
         logprobs = output.log_probs.detach().float().cpu()
         attention, ids = inputs["attention_mask"].cpu().bool(), inputs["input_ids"].cpu()
-        findings, known = [], []
+        findings, candidates = [], []
         for number, row in enumerate(rows):
             places = attention[number].nonzero()[:, 0]
             same = self.known_of(row.ids) if ids[number][places].tolist() == row.ids else []
-            known.append(same)
+            candidates.append(same)
             findings.append(compared(row, logprobs[number][places[1:] - 1], same))
         if self._looks and self._fed is None:
             compared_with = self.temperature if self._number == self.first else None
-            self._fed = Fed(inputs, findings, known, logprobs, compared_with)
+            self._fed = Fed(inputs, findings, candidates, logprobs, compared_with)
         else:
             self._findings += findings
 

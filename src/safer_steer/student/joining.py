@@ -35,8 +35,8 @@ class Kept:
 
     def begins(self, transcript: Transcript) -> bool:
         """Whether the transcript goes on from here: the same tokens and the very same pictures, and more."""
-        shown = transcript.pictures[: len(self.pictures)]
-        same = len(shown) == len(self.pictures) and all(map(operator.is_, shown, self.pictures))
+        pictures = transcript.pictures[: len(self.pictures)]
+        same = len(pictures) == len(self.pictures) and all(map(operator.is_, pictures, self.pictures))
         tokens = len(self.ids)
         return same and tokens < len(transcript.ids) and transcript.ids[:tokens] == self.ids
 
@@ -47,34 +47,34 @@ class KeptCaches:
 
     def __init__(self, tokens: int) -> None:
         self.limit = tokens
-        self._kept: WeakKeyDictionary[Origin, Kept] = WeakKeyDictionary()
+        self._caches: WeakKeyDictionary[Origin, Kept] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Dialogues."""
-        return len(self._kept)
+        return len(self._caches)
 
     @property
     def tokens(self) -> int:
-        return sum(len(kept.ids) for kept in self._kept.values())
+        return sum(len(cache.ids) for cache in self._caches.values())
 
     def __contains__(self, transcript: Transcript) -> bool:
-        kept = self._kept.get(transcript.origin)
-        return kept is not None and kept.begins(transcript)
+        cache = self._caches.get(transcript.origin)
+        return cache is not None and cache.begins(transcript)
 
     def take(self, transcript: Transcript) -> Kept | None:
         """Remove and return what is kept of this dialogue; None if the transcript does not go on from it."""
-        kept = self._kept.pop(transcript.origin, None)
-        return kept if kept and kept.begins(transcript) else None
+        cache = self._caches.pop(transcript.origin, None)
+        return cache if cache and cache.begins(transcript) else None
 
-    def put(self, origin: Origin, kept: Kept) -> None:
-        self._kept.pop(origin, None)  # it becomes the most recently used
-        self._kept[origin] = kept
+    def put(self, origin: Origin, cache: Kept) -> None:
+        self._caches.pop(origin, None)  # it becomes the most recently used
+        self._caches[origin] = cache
         while self.tokens > self.limit:
-            oldest = next(iter(self._kept.keys()))
-            del self._kept[oldest]
+            oldest = next(iter(self._caches.keys()))
+            del self._caches[oldest]
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._caches.clear()
 
 
 def can_join(model: Any, token: int) -> bool:
@@ -102,8 +102,8 @@ class JoiningDecoder:
 
     joins = True
 
-    def __init__(self, model: Any, sampling: Sampling, kept: KeptCaches) -> None:
-        self.model, self.sampling, self.kept = inside(model), sampling, kept
+    def __init__(self, model: Any, sampling: Sampling, caches: KeptCaches) -> None:
+        self.model, self.sampling, self.caches = inside(model), sampling, caches
         last_only = "logits_to_keep" in inspect.signature(type(self.model).forward).parameters
         self._options: dict[str, Any] = {"logits_to_keep": 1} if last_only else {}
         self.prefilled = 0
@@ -119,18 +119,18 @@ class JoiningDecoder:
 
     def join(self, rows: list[Row]) -> list[Row]:
         """Read the transcripts of new rows, and sample the first token of each."""
-        fresh, going, known = [], [], []
+        fresh, going, caches = [], [], []
         for row in rows:
             row.begin(self.model.device)
-            kept = self.kept.take(row.transcript)
-            if kept and not _needs_all(row.transcript, kept):
+            cache = self.caches.take(row.transcript)
+            if cache and not _needs_all(row.transcript, cache):
                 going.append(row)
-                known.append(kept)
+                caches.append(cache)
             else:
                 fresh.append(row)
         parts = [self._fresh(fresh)] if fresh else []
         if going:
-            parts.append(self._going_on(going, known))
+            parts.append(self._going_on(going, caches))
         add_rows(self._cache, [layers for layers, _, _ in parts])
         joined = [*fresh, *going]
         nexts = [torch.cat([p[..., -1:] for p in positions], -2) + 1 for _, positions, _ in parts]
@@ -173,19 +173,19 @@ class JoiningDecoder:
         return layers, [positions[i] for i in which], logits
 
     def _going_on(
-        self, rows: list[Row], known: list[Kept]
+        self, rows: list[Row], caches: list[Kept]
     ) -> tuple[Layers, list[torch.Tensor], torch.Tensor]:
         """The same for rows of which only the end is new."""
-        past, seen = DynamicCache(), [len(kept.ids) for kept in known]
-        add_rows(past, [kept.layers for kept in known])
+        past, counts = DynamicCache(), [len(cache.ids) for cache in caches]
+        add_rows(past, [cache.layers for cache in caches])
         width = past.get_seq_length()
-        before = torch.arange(width) >= width - torch.tensor(seen)[:, None]
+        before = torch.arange(width) >= width - torch.tensor(counts)[:, None]
         rests = [
-            row.transcript.after(len(kept.ids), len(kept.pictures))
-            for row, kept in zip(rows, known, strict=True)
+            row.transcript.after(len(cache.ids), len(cache.pictures))
+            for row, cache in zip(rows, caches, strict=True)
         ]
         positions = [
-            self._positions(row.transcript)[..., count:] for row, count in zip(rows, seen, strict=True)
+            self._positions(row.transcript)[..., count:] for row, count in zip(rows, counts, strict=True)
         ]
         layers, logits, mask = self._prefill(rests, positions, before.long().to(self.model.device), past)
         longest = max(len(row.transcript.ids) for row in rows)
@@ -229,9 +229,9 @@ class JoiningDecoder:
     def _sampled(self, rows: list[Row], logits: torch.Tensor) -> list[Row]:
         """Draw a token for each of these rows. Those that end with it leave."""
         scores, logprobs = draw(logits, rows, self.sampling)
-        for row, token, known in zip(rows, scores.argmax(-1).tolist(), logprobs[:, 0].tolist(), strict=True):
+        for row, token, value in zip(rows, scores.argmax(-1).tolist(), logprobs[:, 0].tolist(), strict=True):
             row.sampled.append(token)
-            row.logprobs.append(known)
+            row.logprobs.append(value)
         return self._leave()
 
     def _leave(self) -> list[Row]:
@@ -242,10 +242,10 @@ class JoiningDecoder:
         layers = layers_of(self._cache)
         ended = [self.rows[i] for i in gone]
         for row, place in zip(ended, gone, strict=True):
-            if self._lengths[place] <= self.kept.limit:
+            if self._lengths[place] <= self.caches.limit:
                 ids = row.transcript.ids + row.sampled[:-1]
                 cut = chosen(layers, [place], self._lengths[place])
-                self.kept.put(row.transcript.origin, Kept(ids, list(row.transcript.pictures), cut))
+                self.caches.put(row.transcript.origin, Kept(ids, list(row.transcript.pictures), cut))
         self._without(gone)
         return ended
 
@@ -270,10 +270,10 @@ class JoiningDecoder:
         self.rows = [self.rows[i] for i in places]
 
 
-def _needs_all(transcript: Transcript, kept: Kept) -> bool:
+def _needs_all(transcript: Transcript, cache: Kept) -> bool:
     """Whether new pictures must be read with the whole history: where tokens have types, models may let a
     picture's tokens look ahead (Gemma), and place the types from the start of the row."""
-    return bool(transcript.aligned) and len(transcript.pictures) > len(kept.pictures)
+    return bool(transcript.aligned) and len(transcript.pictures) > len(cache.pictures)
 
 
 def _alike(one: Transcript, other: Transcript) -> bool:

@@ -30,12 +30,12 @@ class LoadedStudent:
 
 def cannot_load(path: str, error: Exception, what: str = "") -> UserError:
     """The error for a student that `transformers` cannot load; names a library that is missing."""
-    said = reason_of(error)
-    missing = re.search(r"requires the (\w+) library|No module named '(\w+)'", said)
+    reason = reason_of(error)
+    missing = re.search(r"requires the (\w+) library|No module named '(\w+)'", reason)
     if missing and isinstance(error, ImportError):
         name = missing[1] or missing[2]
-        said = f"it needs {name}, which is not installed; `pip install {name}`, or choose another model"
-    return UserError(f"student {path}: {what}cannot be loaded: {said}")
+        reason = f"it needs {name}, which is not installed; `pip install {name}`, or choose another model"
+    return UserError(f"student {path}: {what}cannot be loaded: {reason}")
 
 
 def refuse_no_folder(path: str) -> None:

@@ -43,7 +43,7 @@ class Fed:
     """The model's arguments, with those of TRL's fused head."""
     findings: list[Finding]
     """What is known of each row by now."""
-    known: list[list[Trained]]
+    candidates: list[list[Trained]]
     """The dialogues with each row's ids."""
     logprobs: torch.Tensor
     """[rows, tokens - 1], of its labels; 0 elsewhere. In training mode."""
@@ -68,19 +68,19 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
     shifts = (blind - seeing).abs().cpu()
     token = getattr(model.config, "image_token_id", None)
     findings = []
-    for row, (given, known) in enumerate(zip(fed.findings, fed.known, strict=True)):
+    for row, (finding, candidates) in enumerate(zip(fed.findings, fed.candidates, strict=True)):
         head_gap = heads[row] if heads else None
-        finding = replace(given, looked=True, mode_gap=modes[row], head_gap=head_gap)
-        if not known:
+        finding = replace(finding, looked=True, mode_gap=modes[row], head_gap=head_gap)
+        if not candidates:
             findings.append(finding)
             continue
         places = fed.inputs["attention_mask"][row].nonzero()[:, 0]
         ids = fed.inputs["input_ids"][row][places].tolist()
         # Dialogues with the same ids may show other pictures.
-        rendered = [_Again.of(renderer, each, shown_in) for each in known]
+        rendered = [_Again.of(renderer, each, shown_in) for each in candidates]
         gaps = [pictures.gap(row, each.pictures) for each in rendered]
-        best = min(range(len(known)), key=lambda place: gaps[place] or 0.0)
-        again, trained = rendered[best], known[best]
+        best = min(range(len(candidates)), key=lambda place: gaps[place] or 0.0)
+        again, trained = rendered[best], candidates[best]
         pictures.leave(again.pictures)
         shift = shifts[row][(places[1:] - 1).cpu()][torch.tensor(trained.learnt[1:]) == 1]
         findings.append(
@@ -117,17 +117,17 @@ class _Again:
 
     @classmethod
     def of(cls, renderer: Renderer, trained: Trained, shown_in: ShownIn) -> _Again:
-        dialogue, answered, talk = trained.dialogue, [], []
+        dialogue, answers, talk = trained.dialogue, [], []
         for turn in dialogue.turns:
-            answered.append(_bare(renderer, turn.assistant or ""))
-            talk += [renderer.defused(turn.user), answered[-1]]
+            answers.append(_bare(renderer, turn.assistant or ""))
+            talk += [renderer.defused(turn.user), answers[-1]]
         if not dialogue.turns:  # the first turn was rendered, and nobody answered it
             dialogue, talk = dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}), [QUESTION, ""]
-        shown = shown_in(dialogue)[: len(talk) // 2]
-        whole = renderer.rendered(talk[:-1], shown)
-        count = sum(map(len, shown))
+        images = shown_in(dialogue)[: len(talk) // 2]
+        whole = renderer.rendered(talk[:-1], images)
+        count = sum(map(len, images))
         pictures = {name: whole[name] for name in renderer.picture_inputs if count and name in whole}
-        return cls(whole["input_ids"][0].tolist(), pictures, answered, count)
+        return cls(whole["input_ids"][0].tolist(), pictures, answers, count)
 
 
 class _Pictures:
@@ -139,24 +139,24 @@ class _Pictures:
         self.rowwise = renderer.rowwise
         self._begins = dict.fromkeys(names, 0)
 
-    def gap(self, row: int, wanted: dict[str, torch.Tensor]) -> float | None:
+    def gap(self, row: int, pictures: dict[str, torch.Tensor]) -> float | None:
         """Largest difference to the inputs of the pictures that the row shows; None without any."""
-        return max((self._gap(row, name, tensor) for name, tensor in wanted.items()), default=None)
+        return max((self._gap(row, name, tensor) for name, tensor in pictures.items()), default=None)
 
-    def _gap(self, row: int, name: str, wanted: torch.Tensor) -> float:
+    def _gap(self, row: int, name: str, picture: torch.Tensor) -> float:
         if name not in self.inputs:
             return inf
         begin = row if name in self.rowwise else self._begins[name]
-        given = self.inputs[name][begin : begin + len(wanted)]
+        ours = self.inputs[name][begin : begin + len(picture)]
         # A batch is filled up to its largest picture.
-        given = given[tuple(map(slice, wanted.shape))].cpu()
-        if given.shape != wanted.shape:
+        ours = ours[tuple(map(slice, picture.shape))].cpu()
+        if ours.shape != picture.shape:
             return inf
-        return float((given.double() - wanted.double()).abs().max())
+        return float((ours.double() - picture.double()).abs().max())
 
-    def leave(self, wanted: dict[str, torch.Tensor]) -> None:
+    def leave(self, pictures: dict[str, torch.Tensor]) -> None:
         """Go on behind a row's pictures."""
-        for name, tensor in wanted.items():
+        for name, tensor in pictures.items():
             if name in self._begins:
                 self._begins[name] += len(tensor)
 
@@ -185,15 +185,15 @@ def _forward(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Te
 
     These are the positions at which the language model is given something else than the id's embedding.
     """
-    made: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
+    embeddings: list[torch.Tensor] = []
+    inputs_embeds: list[torch.Tensor] = []
 
     def embedded(_: Any, __: Any, output: torch.Tensor) -> None:
-        made.append(output.clone())  # some models write the features into it
+        embeddings.append(output.clone())  # some models write the features into it
 
     def entered(_: Any, __: Any, arguments: dict[str, Any]) -> None:
         if arguments.get("inputs_embeds") is not None:
-            given.append(arguments["inputs_embeds"])
+            inputs_embeds.append(arguments["inputs_embeds"])
 
     hooks = []
     try:
@@ -207,9 +207,9 @@ def _forward(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Te
     finally:
         for hook in hooks:
             hook.remove()
-    if not made or not given or made[0].shape != given[0].shape:
+    if not embeddings or not inputs_embeds or embeddings[0].shape != inputs_embeds[0].shape:
         return logprobs, None
-    reached = (made[0] != given[0]).any(-1) & inputs["attention_mask"].bool()
+    reached = (embeddings[0] != inputs_embeds[0]).any(-1) & inputs["attention_mask"].bool()
     return logprobs, None if bool((reached == inputs["attention_mask"].bool()).all()) else reached
 
 
@@ -220,18 +220,18 @@ def _renders(renderer: Renderer, ids: list[int], trained: Trained, again: _Again
     text must be the same. None if an answer is empty.
     """
     ours: list[int] = []
-    heard: list[str] = []
-    asked = 0
+    answers: list[str] = []
+    begin = 0
     for sampled, pairs in groupby(zip(trained.mask, ids, strict=True), key=lambda pair: pair[0]):
         span = [token for _, token in pairs]
         if sampled:
-            asked = len(ours)
-            heard.append(_bare(renderer, renderer.decode(span)))
-            span = renderer.plain(heard[-1]) + [renderer.end] * (span[-1] == renderer.end)
+            begin = len(ours)
+            answers.append(_bare(renderer, renderer.decode(span)))
+            span = renderer.plain(answers[-1]) + [renderer.end] * (span[-1] == renderer.end)
         ours += span
-    if not heard or not all(heard) or not all(again.answers):
+    if not answers or not all(answers) or not all(again.answers):
         return None
-    return again.ids == ours[:asked] and heard[-1] == again.answers[-1]
+    return again.ids == ours[:begin] and answers[-1] == again.answers[-1]
 
 
 def _bare(renderer: Renderer, text: str) -> str:

@@ -38,7 +38,7 @@ def merged(model: Any, seed: int) -> tuple[Any, Remainder]:
     from peft.tuners.lora import Linear, LoraLayer
 
     generator = torch.Generator().manual_seed(seed)
-    along = squared = lost = 0.0
+    along = squared = error = 0.0
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
@@ -51,8 +51,8 @@ def merged(model: Any, seed: int) -> tuple[Any, Remainder]:
         update, new = (exact - base).double(), (weight.float() - base).double()
         along += float((update * new).sum())
         squared += float(update.square().sum())
-        lost += float((new - update).square().sum())
-    share, noise = (along / squared, (lost / squared) ** 0.5) if squared else (1.0, 0.0)
+        error += float((new - update).square().sum())
+    share, noise = (along / squared, (error / squared) ** 0.5) if squared else (1.0, 0.0)
     return model.unload(), Remainder(share, noise)
 
 

@@ -57,11 +57,11 @@ def freeze_vision(model: Any) -> None:
     """Freeze everything but the language model and its head: vision tower and projector stay as they are.
     Raises `UserError` if language model and vision tower cannot be told apart."""
     parts = parts_of(model)
-    spoken = {id(weight) for weight in parts.language.parameters()}
+    of_language = {id(weight) for weight in parts.language.parameters()}
     if parts.head is not None:
-        spoken |= {id(weight) for weight in parts.head.parameters()}
+        of_language |= {id(weight) for weight in parts.head.parameters()}
     for weight in model.parameters():
-        if id(weight) not in spoken:
+        if id(weight) not in of_language:
             weight.requires_grad_(False)
 
 
@@ -71,9 +71,9 @@ def adapted_layers(model: Any) -> list[str]:
 
     A subclass with a forward pass of its own, such as the router of Llama 4's experts, is no linear layer."""
     parts = parts_of(model)
-    spoken = {id(part) for part in parts.language.modules() if part is not parts.head}
+    of_language = {id(part) for part in parts.language.modules() if part is not parts.head}
     layers = model.named_modules()
-    return [name for name, part in layers if _is_linear(part) and id(part) in spoken]
+    return [name for name, part in layers if _is_linear(part) and id(part) in of_language]
 
 
 def _is_linear(part: nn.Module) -> bool:
@@ -129,11 +129,11 @@ def _frozen(model: Any) -> set[int]:
         language = parts_of(model).language
     except UserError:  # its parts cannot be told apart
         return set()
-    spoken = {id(part) for part in language.modules()}
+    of_language = {id(part) for part in language.modules()}
     return {
         id(part)
         for part in model.modules()
-        if id(part) not in spoken
+        if id(part) not in of_language
         and not any(weight.requires_grad for weight in part.parameters())
         and not isinstance(part, GradientCheckpointingLayer)
     }

@@ -28,8 +28,8 @@ def maker_of(engine: str) -> str:
     """`package.module:name` of the function that makes the policy of `engine`: a key of `ENGINES`, or a
     function of your own, which is returned as it is. Raises `UserError` if it is neither."""
     if engine not in ENGINES and ":" not in engine:
-        known = ", ".join(ENGINES)
-        raise UserError(f"rl.rollouts.engine: {engine} is unknown; use {known}, or package.module:name")
+        engines = ", ".join(ENGINES)
+        raise UserError(f"rl.rollouts.engine: {engine} is unknown; use {engines}, or package.module:name")
     return ENGINES.get(engine, engine)
 
 

@@ -205,7 +205,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return _joined is not None and isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
-def leave(code: int, said: str = "") -> None:
+def leave(code: int, words: str = "") -> None:
     """End this process if others were started with it. An interpreter that ends as usual would wait for them
     where a collective of the GPUs is under way.
 
@@ -214,7 +214,7 @@ def leave(code: int, said: str = "") -> None:
     if count() > 1:
         if _quiet:
             time.sleep(LAST_WORDS_S)
-        print(said, end="", file=sys.stderr, flush=True)
+        print(words, end="", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(code)
 

@@ -22,7 +22,7 @@ from safer_steer.student.transcript import Transcript, model_inputs
 
 USERS = ["What is it?", "Look again.", "And why?"]
 ANSWERS = ["It is red.", "<thinking>Is it?</thinking><answer>No. Red.</answer>"]
-Shown = list[list[Image.Image]]
+Pictures = list[list[Image.Image]]
 """The pictures of each user turn."""
 
 
@@ -68,9 +68,9 @@ def _cut(renderer: Renderer) -> str:
 def _keeps_marked(renderer: Renderer, marks: Sequence[str], if_it_fails: bool = True) -> bool:
     """Whether an answer with these marks, in this order, stands as it was sampled. A template that fails on
     such an answer stops the run that samples one, so nothing is trained wrongly."""
-    said = "".join(f"{mark}Is it?" for mark in marks) + "No. Red."
+    answer = "".join(f"{mark}Is it?" for mark in marks) + "No. Red."
     try:
-        return _keeps_answers(renderer, [USERS[0], said, USERS[1], said, USERS[2]], [])
+        return _keeps_answers(renderer, [USERS[0], answer, USERS[1], answer, USERS[2]], [])
     except Exception:  # templates raise errors of their own
         return if_it_fails
 
@@ -85,18 +85,18 @@ def takes_later_pictures(renderer: Renderer) -> bool:
     return bool(seeing["input_ids"].shape[1] > renderer.rendered(talk)["input_ids"].shape[1])
 
 
-def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
+def _prove(renderer: Renderer, dialogue: str, pictures: Pictures) -> None:
     """Raises `UserError` unless pieces and whole agree for this dialogue."""
     talk = [USERS[0], ANSWERS[0], USERS[1], ANSWERS[1], USERS[2]]
     try:
-        kept = _keeps_answers(renderer, talk, shown)
+        stands = _keeps_answers(renderer, talk, pictures)
     except Exception as error:  # as above
         raise renderer.cannot_render(dialogue, error) from None
-    if not kept:
+    if not stands:
         raise renderer.refused(_OTHERWISE.format(cut="reasoning"))
     try:
-        whole = renderer.rendered(talk, shown)
-        ours = model_inputs([Transcript.of(renderer, talk, shown)], "right")
+        whole = renderer.rendered(talk, pictures)
+        ours = model_inputs([Transcript.of(renderer, talk, pictures)], "right")
     except UserError:
         raise
     except Exception as error:  # as above
@@ -104,7 +104,7 @@ def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
             f"its processor cannot take {dialogue} ({reason_of(error)}); choose another model"
         ) from None
     if whole["input_ids"][0].tolist() != ours["input_ids"][0].tolist():
-        raise renderer.refused(_who_differs(renderer, dialogue, talk, shown))
+        raise renderer.refused(_who_differs(renderer, dialogue, talk, pictures))
     for name, tensor in ours.items():
         if name not in whole or not torch.equal(whole[name], tensor):
             raise renderer.refused(
@@ -113,16 +113,16 @@ def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
             )
 
 
-def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], shown: Shown) -> str:
+def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], pictures: Pictures) -> str:
     """Whether the template writes other text turn by turn, or the processor or its tokenizer makes other ids
     of the same."""
-    written = renderer.render(talk[:1], shown)
+    text = renderer.render(talk[:1], pictures)
     for number, user in enumerate(USERS[1:], 1):
         answer = renderer.lead + ANSWERS[number - 1]
-        written += answer + renderer.bridge(user, shown[number])
-    if written != renderer.render(talk, shown):
+        text += answer + renderer.bridge(user, pictures[number])
+    if text != renderer.render(talk, pictures):
         return f"its chat template renders {dialogue} otherwise in one go than turn by turn; {ANOTHER}"
-    if any(shown):
+    if any(pictures):
         why = "it numbers them, or gives a picture other tokens where a dialogue shows several"
     elif renderer.user_turn(QUESTION, [], first=False).ids[0] != renderer.end:
         why = "it begins every turn with the token that begins a text"
@@ -137,10 +137,10 @@ def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], shown: Show
     )
 
 
-def _keeps_answers(renderer: Renderer, talk: list[str], shown: Shown) -> bool:
+def _keeps_answers(renderer: Renderer, talk: list[str], pictures: Pictures) -> bool:
     """Whether the template lets each answer stand, as text, where it was sampled."""
     for place in (1, 3):
-        asked, later = renderer.render(talk[:place], shown), renderer.render(talk[: place + 2], shown)
-        if not later.startswith(asked + renderer.lead + talk[place]):
+        before, later = renderer.render(talk[:place], pictures), renderer.render(talk[: place + 2], pictures)
+        if not later.startswith(before + renderer.lead + talk[place]):
             return False
     return True

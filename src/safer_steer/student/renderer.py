@@ -152,12 +152,12 @@ class Renderer:
         """Tokens that the template names and that an answer may hold, such as `<think>` and `</think>`, or
         `<|channel>`: those of a model that was trained to reason, above all. Special tokens that every
         dialogue has, which end or open a turn or show a picture, are no part of an answer."""
-        shown = [[Image.new("RGB", (112, 84))], []]
-        usual = self.render([QUESTION, ANSWER, QUESTION], shown)
+        pictures = [[Image.new("RGB", (112, 84))], []]
+        usual = self.render([QUESTION, ANSWER, QUESTION], pictures)
         named = set(re.findall(r"</?\w+>", str(self.processor.chat_template)))
-        known = {name for name in named if name in self.tokenizer.get_vocab()}
-        known |= self._tokens_of_the_template()
-        return sorted(token for token in known if token not in self._special or token not in usual)
+        tokens = {name for name in named if name in self.tokenizer.get_vocab()}
+        tokens |= self._tokens_of_the_template()
+        return sorted(token for token in tokens if token not in self._special or token not in usual)
 
     def _tokens_of_the_template(self) -> set[str]:
         """Added tokens that are not special but written by the template, such as `<think>`."""
@@ -177,9 +177,9 @@ class Renderer:
 
     def _pictures_of_a_probe(self) -> dict[str, torch.Tensor]:
         """The picture inputs of a first turn with two pictures."""
-        shown = [Image.new("RGB", (112, 84), "grey"), Image.new("RGB", (84, 112), "grey")]
+        images = [Image.new("RGB", (112, 84), "grey"), Image.new("RGB", (84, 112), "grey")]
         try:
-            seeing, blind = self.user_turn(QUESTION, shown, True), self.user_turn(QUESTION, [], True)
+            seeing, blind = self.user_turn(QUESTION, images, True), self.user_turn(QUESTION, [], True)
         except Exception as error:  # the same for a processor
             raise self.cannot_render("a dialogue with pictures", error) from None
         if not seeing.pictures or len(seeing.ids) <= len(blind.ids):
@@ -199,7 +199,7 @@ class Renderer:
             role = "assistant" if number % 2 else "user"
             content = self._content(role, text)
             if role == "user" and number // 2 < len(pictures):
-                content = [*({"type": "image", "image": shown} for shown in pictures[number // 2]), *content]
+                content = [*({"type": "image", "image": image} for image in pictures[number // 2]), *content]
             messages.append({"role": role, "content": content})
         return messages
 
@@ -224,14 +224,14 @@ class Renderer:
             UserError: a later turn shows pictures, and the template takes none there.
             Exception: the template or the processor fails.
         """
-        text, shown = self.defused(text), list(images)
-        if shown and not (first or self.later_pictures):
+        text, images = self.defused(text), list(images)
+        if images and not (first or self.later_pictures):
             raise self.refused(NO_LATER_PICTURES)
         if first:  # the template's own way, whatever it does about a token that begins the text
-            made = self.rendered([text], [shown])
+            encoding = self.rendered([text], [images])
         else:
-            made = self._encode(self.bridge(text, shown), shown)
-        inputs = dict(made)
+            encoding = self._encode(self.bridge(text, images), images)
+        inputs = dict(encoding)
         ids = inputs.pop("input_ids")
         inputs.pop("attention_mask", None)
         aligned = {}
@@ -247,8 +247,8 @@ class Renderer:
         return talk[len(self._before) + len(ANSWER) :]
 
     def _encode(self, text: str, images: list[Image.Image]) -> Any:
-        shown = {"images": [images]} if images else {}
-        return self.processor(text=[text], **shown, return_tensors="pt", add_special_tokens=False)
+        pictures = {"images": [images]} if images else {}
+        return self.processor(text=[text], **pictures, return_tensors="pt", add_special_tokens=False)
 
     def defused(self, text: str) -> str:
         """Outside text in which nothing is read as markup: a blank splits each marker."""

@@ -95,10 +95,10 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not hasattr(model, "peft_config"):  # adapters are saved under the names they are loaded by
-        kept = type(model).from_pretrained(
+        at_checkpoint = type(model).from_pretrained(
             checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True
         )
-        model.load_state_dict(kept.state_dict())
+        model.load_state_dict(at_checkpoint.state_dict())
     # The trainer would warn that every tensor is missing under one name and unexpected under the other.
     logger = logging.getLogger("transformers.trainer")
     level = logger.level

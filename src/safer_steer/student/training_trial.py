@@ -98,7 +98,7 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     picture = Image.new("RGB", (112, 84), "red")
-    transcripts = [Transcript.of(renderer, [QUESTION, ANSWER], [shown]) for shown in ([picture], [])]
+    transcripts = [Transcript.of(renderer, [QUESTION, ANSWER], [images]) for images in ([picture], [])]
     inputs: dict[str, Any] = dict(model_inputs(transcripts, "right", model.device))
     inputs["labels"] = labels(transcripts, inputs["input_ids"].shape[1]).to(model.device)
     inputs |= {"fused_lm_head": True, "use_cache": False}

@@ -82,8 +82,8 @@ class Transcript:
         before = len(self.ids)
         self._extend(turn.ids[ended:])
         for name, row in turn.aligned.items():
-            known = self.aligned.setdefault(name, [])
-            known += [0] * (before - len(known)) + row[ended:]
+            values = self.aligned.setdefault(name, [])
+            values += [0] * (before - len(values)) + row[ended:]
         if turn.pictures:
             self.pictures.append(turn.pictures)
             self.images += images
@@ -171,8 +171,8 @@ def model_inputs(
         "attention_mask": padded([[1] * len(row) for row in rows], 0, side),
     }
     for name in transcripts[0].aligned:
-        known = [transcript.aligned[name] for transcript in transcripts]
-        whole = [row + [0] * (len(ids) - len(row)) for row, ids in zip(known, rows, strict=True)]
+        values = [transcript.aligned[name] for transcript in transcripts]
+        whole = [row + [0] * (len(ids) - len(row)) for row, ids in zip(values, rows, strict=True)]
         batch[name] = padded(whole, 0, side)
     batch |= pictures_of([transcript.pictures for transcript in transcripts], renderer.rowwise)
     return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -24,7 +24,7 @@ from safer_steer.student.transcript import Transcript
 _DEFAULT = Student()
 WINDOWS, WINDOW_S = 5, 0.02
 """How often an empty batch waits for more calls, at most, and how long."""
-_made_do: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
+_budgets: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 """Reduced sizes in tokens of batch and kept caches, by model, after running out of memory. They are here
 because RL makes a new policy for the same model at every step."""
 _log = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ class TransformersPolicy:
         model: Any,
         sampling: Sampling,
         tokens: int = _DEFAULT.generation_tokens,
-        kept: int = _DEFAULT.kept_tokens,
+        kept_tokens: int = _DEFAULT.kept_tokens,
         half: bool = False,
     ) -> None:
         """`half`: in bfloat16, also with weights in float32. They are cast once for many tokens."""
         self.half = half and all(weight.dtype == torch.float32 for weight in model.parameters())
         self.model, self.sampling = model, sampling
-        most_tokens, most_kept = _made_do.get(model, (tokens, kept))
-        self.tokens, self.kept = min(tokens, most_tokens), KeptCaches(min(kept, most_kept))
+        most_tokens, most_kept = _budgets.get(model, (tokens, kept_tokens))
+        self.tokens, self.caches = min(tokens, most_tokens), KeptCaches(min(kept_tokens, most_kept))
         self._decoder: Decoder | None = None
         self._weights = -1
         self._calls: dict[Row, asyncio.Future[Completion]] = {}
@@ -85,13 +85,13 @@ class TransformersPolicy:
     def generate(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
         """Sample a turn of each transcript, outside an event loop. Raises as `reply` does."""
         rows = [Row(key, transcript) for key, transcript in zip(keys, transcripts, strict=True)]
-        left = list(rows)
+        waiting = list(rows)
         self._news = False
         with self._sampling():
             try:
-                while left:
-                    finished = self._decode(self._admitted(left))
-                    left = [row for row in left if row not in finished]
+                while waiting:
+                    finished = self._decode(self._admitted(waiting))
+                    waiting = [row for row in waiting if row not in finished]
             finally:
                 if self._decoder:
                     self._decoder.clear()
@@ -128,11 +128,11 @@ class TransformersPolicy:
             await asyncio.sleep(0)
             return
         for _ in range(WINDOWS):
-            seen = len(self._calls)
-            if len(self._admitted(list(self._calls))) < seen:
+            before = len(self._calls)
+            if len(self._admitted(list(self._calls))) < before:
                 return
             await asyncio.sleep(WINDOW_S)
-            if len(self._calls) == seen:
+            if len(self._calls) == before:
                 return
 
     def _drop_cancelled(self) -> None:
@@ -164,7 +164,7 @@ class TransformersPolicy:
         if running and self._decoder and not self._decoder.joins:
             return []
         waiting = [row for row in rows if not row.begun]
-        waiting.sort(key=lambda row: (row.transcript not in self.kept, len(row.transcript.ids), row.key))
+        waiting.sort(key=lambda row: (row.transcript not in self.caches, len(row.transcript.ids), row.key))
         batch = list(running)
         for row in waiting:
             if not self.fits([*batch, row]):
@@ -194,54 +194,54 @@ class TransformersPolicy:
             if not _out_of_memory(error):
                 raise
         # Outside `except`: inside, the traceback would keep the tensors alive.
-        lost = [*self._decoding, *(row for row in new if row not in self._decoding)]
+        rows = [*self._decoding, *(row for row in new if row not in self._decoding)]
         if self._decoder:
             self._decoder.clear()
-        self._make_do_with_less(lost)
-        for row in lost:
+        self._make_do_with_less(rows)
+        for row in rows:
             row.reset()
         return []
 
     def _decoder_for(self, row: Row) -> Decoder:
         if can_join(self.model, row.transcript.renderer.end):
-            return JoiningDecoder(self.model, self.sampling, self.kept)
+            return JoiningDecoder(self.model, self.sampling, self.caches)
         return WholeBatchDecoder(self.model, self.sampling)
 
-    def _make_do_with_less(self, lost: list[Row]) -> None:
+    def _make_do_with_less(self, rows: list[Row]) -> None:
         """Give up what is kept, or else halve the batch's budget until these rows, which did not fit, take
         more than one."""
-        known = self.model in _made_do
-        before = self.tokens, self.kept.limit
-        if len(self.kept):
-            self.kept.clear()
-            self.kept.limit //= 2
-        elif len(lost) == 1:
+        again = self.model in _budgets
+        before = self.tokens, self.caches.limit
+        if len(self.caches):
+            self.caches.clear()
+            self.caches.limit //= 2
+        elif len(rows) == 1:
             raise UserError(
-                f"student.generation_tokens: a single dialogue of {len(lost[0].transcript.ids)} tokens with"
+                f"student.generation_tokens: a single dialogue of {len(rows[0].transcript.ids)} tokens with"
                 f" an answer of up to {self.sampling.max_tokens} does not fit in memory; lower"
                 " student.max_turn_tokens, student.max_pixels or the number of turns, set"
                 " student.lora_rank, or use a larger GPU"
             )
         else:
-            while self.fits(lost):
+            while self.fits(rows):
                 self.tokens //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if not known:
+        if not again:
             _log.warning(
                 "out of memory: decoding again with batches of %s tokens instead of %s and %s tokens kept"
                 " instead of %s, and fewer if needed; lower student.generation_tokens and"
                 " student.kept_tokens to avoid this",
-                *(f"{number:,}" for number in (self.tokens, before[0], self.kept.limit, before[1])),
+                *(f"{number:,}" for number in (self.tokens, before[0], self.caches.limit, before[1])),
             )
-        _made_do[self.model] = self.tokens, self.kept.limit
+        _budgets[self.model] = self.tokens, self.caches.limit
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
         """The model in evaluation mode. What was kept by other weights is dropped."""
         weights = sum(weight._version for weight in self.model.parameters())
         if weights != self._weights:
-            self.kept.clear()
+            self.caches.clear()
             self._weights = weights
         training = self.model.training
         self.model.eval()

@@ -98,12 +98,12 @@ class VLLMPolicy:
 
     def _offer(self, transcript: Transcript) -> Offer:
         """The server of this dialogue: that of its first prompt, or the one with the fewest of them."""
-        shown = "".join(map(digest, transcript.images))
-        first = hashlib.sha256(f"{transcript.prompt_ids} {shown}".encode()).digest()
+        digests = "".join(map(digest, transcript.images))
+        first = hashlib.sha256(f"{transcript.prompt_ids} {digests}".encode()).digest()
         if first not in self._place:
-            chosen = min(self.offers, key=lambda offer: self._load[offer.server.url])
-            self._place[first] = chosen
-            self._load[chosen.server.url] += 1
+            offer = min(self.offers, key=lambda offer: self._load[offer.server.url])
+            self._place[first] = offer
+            self._load[offer.server.url] += 1
         return self._place[first]
 
     async def _features_of(self, offer: Offer, image: Image.Image) -> Features:
@@ -122,11 +122,11 @@ class VLLMPolicy:
             raise
 
     def _forget_old(self) -> None:
-        kept = 0
+        size = 0
         for name, task in reversed(list(self._features.items())):
             if task.done() and not task.cancelled() and task.exception() is None:
-                kept += len(task.result().data)
-                if kept > MOST_FEATURES:
+                size += len(task.result().data)
+                if size > MOST_FEATURES:
                     del self._features[name]
 
 
@@ -160,7 +160,7 @@ class _Proof:
     """What a server says of the probe, a dialogue with a picture."""
 
     offer: Offer
-    given: list[float]
+    logprobs: list[float]
     """Log-probabilities of the probe's tokens after the first."""
     answer: Completion
 
@@ -174,8 +174,8 @@ async def _probe(offer: Offer, student: SampledStudent) -> _Proof:
     """Have a server score the probe and continue it."""
     sampling = Sampling(min(32, student.settings.max_turn_tokens), student.temperature or 1.0)
     policy, probe = VLLMPolicy([offer], sampling), _dialogue(student)
-    given, answer = await asyncio.gather(policy.score(probe), policy.reply(probe, "probe"))
-    return _Proof(offer, given[1:], answer)
+    logprobs, answer = await asyncio.gather(policy.score(probe), policy.reply(probe, "probe"))
+    return _Proof(offer, logprobs[1:], answer)
 
 
 def _compare(proof: _Proof, student: SampledStudent) -> None:
@@ -184,18 +184,18 @@ def _compare(proof: _Proof, student: SampledStudent) -> None:
     whole = _dialogue(student)
     first = len(whole.ids)
     whole.add_assistant(answer.token_ids, answer.logprobs)
-    scored = trainer_logits(student.model, whole)
+    logits = trainer_logits(student.model, whole)
     most, most_sampled = LIMITS[student.settings.dtype]
     line = serve_line(student.settings, student.saved, student.step is not None)
     start = f"start the server with: {line}"
-    gap = _mean_gap(logprobs_at(scored, whole.ids, 1, first, 1.0), proof.given)
+    gap = _mean_gap(logprobs_at(logits, whole.ids, 1, first, 1.0), proof.logprobs)
     if not gap <= most:
         raise UserError(
             f"{KEY}: {offer.server.url} offers {offer.root}, whose log-probabilities differ from those of"
             f" {student.saved} by {gap:.2g} on average; {start}"
         )
     end, temperature = first + len(answer.token_ids), student.temperature or 1.0
-    gap = _mean_gap(logprobs_at(scored, whole.ids, first, end, temperature), answer.logprobs)
+    gap = _mean_gap(logprobs_at(logits, whole.ids, first, end, temperature), answer.logprobs)
     if not gap <= most_sampled:
         raise UserError(
             f"{KEY}: {offer.server.url} gives its own samples other log-probabilities than the trainer (by"
@@ -215,8 +215,8 @@ def logprobs_at(
 ) -> list[float]:
     """Log-probabilities of the tokens at `begin` to `end` - 1."""
     rows = (logits[begin - 1 : end - 1] / temperature).log_softmax(-1).cpu()
-    chosen: list[float] = rows.gather(-1, torch.tensor(ids[begin:end]).unsqueeze(-1)).squeeze(-1).tolist()
-    return chosen
+    logprobs: list[float] = rows.gather(-1, torch.tensor(ids[begin:end]).unsqueeze(-1)).squeeze(-1).tolist()
+    return logprobs
 
 
 def _mean_gap(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -120,8 +120,8 @@ class Server:
         body = {"model": model, "token_ids": ids, "sampling_params": sampling}
         offsets = placed(ids, pictures)
         whole = body | {"features": _request(pictures, offsets, frozenset())}
-        known = {picture.hash for picture in pictures} & self._sent
-        brief = body | {"features": _request(pictures, offsets, known)} if known else whole
+        hashes = {picture.hash for picture in pictures} & self._sent
+        brief = body | {"features": _request(pictures, offsets, hashes)} if hashes else whole
         data = await self._ask("inference/v1/generate", brief, whole)
         self._sent |= {picture.hash for picture in pictures}
         return data if isinstance(data, dict) else {}
@@ -203,16 +203,16 @@ def _hint(path: str, problem: Complaint) -> str:
 
 
 def _request(
-    pictures: Sequence[Features], offsets: Sequence[int], known: Collection[str]
+    pictures: Sequence[Features], offsets: Sequence[int], hashes: Collection[str]
 ) -> dict[str, Any] | None:
-    """The `features` of a request. Pictures in `known` are sent without their data."""
+    """The `features` of a request. Pictures in `hashes` are sent without their data."""
     if not pictures:
         return None
     request: dict[str, dict[str, list[Any]]] = {
         name: {} for name in ("mm_hashes", "mm_placeholders", "kwargs_data", "mm_metadata")
     }
     for picture, offset in zip(pictures, offsets, strict=True):
-        has_it = picture.hash in known
+        has_it = picture.hash in hashes
         for name, value in (
             ("mm_hashes", picture.hash),
             ("mm_placeholders", {"offset": offset, "length": len(picture.tokens)}),
@@ -267,8 +267,8 @@ def placed(ids: Sequence[int], pictures: Sequence[Features]) -> list[int]:
 
 def _find(ids: Sequence[int], part: Sequence[int], begin: int) -> int | None:
     """The first place at or after `begin` where `part` stands in `ids`."""
-    wanted = list(part)
-    for place in range(begin, len(ids) - len(wanted) + 1):
-        if ids[place] == wanted[0] and list(ids[place : place + len(wanted)]) == wanted:
+    part = list(part)
+    for place in range(begin, len(ids) - len(part) + 1):
+        if ids[place] == part[0] and list(ids[place : place + len(part)]) == part:
             return place
     return None

@@ -146,10 +146,10 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
 
     async def offer_it(offer: Offer) -> Offer:
         server = offer.server
-        known = [served.name for served in await server.models() if served.name.startswith(ours)]
-        if name not in known:
+        names = [served.name for served in await server.models() if served.name.startswith(ours)]
+        if name not in names:
             await server.load(name, str(adapter.resolve()))
-        for stale in known:
+        for stale in names:
             if stale != name:
                 await server.unload(stale)
         return replace(offer, name=name, base=offer.name)

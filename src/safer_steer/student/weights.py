@@ -88,7 +88,7 @@ def merged(shares: Sequence[Sequence[Weights]]) -> list[Weights]:
 def with_moves(weights: Sequence[Weights], shares: Sequence[Sequence[float | None]]) -> list[Weights]:
     """The same with what all processes saw move."""
     moves = [[each for each in same if each is not None] for same in zip(*shares, strict=True)]
-    return [replace(kind, moved=max(seen, default=None)) for kind, seen in zip(weights, moves, strict=True)]
+    return [replace(kind, moved=max(same, default=None)) for kind, same in zip(weights, moves, strict=True)]
 
 
 def _moved(kind: _Kind, learning_rate: float) -> float | None:
