@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "safer_steer", ROOT / "tests"
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 """Lines. A file is read in one sitting, and a function is seen at once."""
+PARTICIPLES = (
+    "asked chosen done drawn found given heard kept known laid_out lost made meant played read said seen sent"
+    " shown taken told wanted written"
+)
+"""As names they say how a thing was come by, and not what it is."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -60,6 +65,27 @@ def comprehensions(folder: Path) -> int:
     return sum(isinstance(node, kinds) for _, tree in trees(folder) for node in ast.walk(tree))
 
 
+def participles(folder: Path) -> list[str]:
+    """Local variables that are named by a participle, as file:line name: targets of assignments, loops and
+    comprehensions. Fields of classes are none."""
+    fields = (
+        part
+        for _, tree in trees(folder)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.Assign | ast.AnnAssign)
+    )
+    of_classes, names = {id(name) for part in fields for name in ast.walk(part)}, PARTICIPLES.split()
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.id}"
+        for path, tree in trees(folder)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in names
+        if id(node) not in of_classes
+    ]
+
+
 def top_names() -> list[str]:
     """What a newcomer sees first: modules and rooms at the package's top."""
     entries = (path for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file())
@@ -80,6 +106,7 @@ def counts() -> dict[str, float]:
         "names at the top": len(top_names()),
         "comprehensions in 1,000 lines": round(1000 * comprehensions(PACKAGE) / sum(source), 1),
         "nested conditional expressions": len(nested_choices(PACKAGE)),
+        "participles as names": len(participles(PACKAGE)),
         "lines of tests": sum(tests),
         "test files over 400 lines": len(long_files(TESTS)),
     }

@@ -17,6 +17,7 @@ BOUNDS = {
     "names at the top": 26,
     "comprehensions in 1,000 lines": 41,
     "nested conditional expressions": 0,
+    "participles as names": 229,
 }
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
 
