@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from safer_steer.bench.adaptive.attacker import Move, Seen, by_model
+from safer_steer.bench.adaptive.attacker import Move, Seen, attackers_of, by_model
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.results import gave_up, of_attacker, state_of, try_of
 from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
-from safer_steer.config import Adaptive
+from safer_steer.config import Adaptive, Config
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn
 from safer_steer.episode import Reply, Verdict, play
 from safer_steer.errors import EndpointError, UnparsableError, UserError
@@ -290,3 +291,27 @@ async def test_a_user_that_takes_turns_back_needs_verdicts_at_once() -> None:
     (seed,) = tries_of([Intent(id="i", intent="x")], "m", 1, 1)
     with pytest.raises(ValueError, match="immediate"):
         await play(seed, user_of(Says("a")), Model(), Judge())
+
+
+@pytest.mark.parametrize(
+    ("gives", "complaint"),
+    [
+        (None, "it gave None"),
+        ("hello", "it gave 'hello'"),
+        (Move(7), r"it gave user: must be text, not 7"),
+        (Move("hello", notes={"heard": {1}}), r"it gave notes\.heard"),
+    ],
+)
+async def test_a_move_of_another_form_costs_a_line(monkeypatch, gives: Any, complaint: str) -> None:
+    async def mine(seen: Seen) -> Any:
+        return gives
+
+    def at_once(seen: Seen) -> Any:
+        return gives
+
+    config = Config.model_validate({"bench": {"adaptive": {"own": ["m:attacker"]}}})
+    for attacker in (mine, at_once):
+        monkeypatch.setattr("safer_steer.bench.adaptive.attacker.load_named", lambda *_, own=attacker: own)
+        moves, _ = attackers_of(config, lambda name: None)["m:attacker"]
+        with pytest.raises(UserError, match=f"^bench.adaptive.own: m:attacker must be .*{complaint}"):
+            await moves(None)

@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from safer_steer.config.file import in_words
+from safer_steer.config.named import load_named
+from safer_steer.errors import UserError
 from safer_steer.prompts.attacker import ATTACKER, ATTACKER_SHOW_TEXT, SHOW_TEXT, AttackerInput
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.red import Approach
@@ -67,7 +73,7 @@ class Move:
     """Number of a picture of the attacker's own to show with it, from 1; 0 for none."""
     observation: str = ""
     thought: str = ""
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, JsonValue] = field(default_factory=dict)
     """Further facts for the turn's meta; `safe` is true for a turn that asks for nothing harmful."""
     show_text: str = ""
     """Words to draw into a picture that is shown with it, besides the other one; lines stay lines. If they
@@ -104,7 +110,7 @@ async def by_model(seen: Seen) -> Move:
     technique = "_".join(move.technique.lower().replace("-", " ").split())
     if technique not in seen.techniques and technique not in _of_sandbox():
         technique = OTHER
-    notes = {"safe": True} if technique == OPENING else {}
+    notes: dict[str, JsonValue] = {"safe": True} if technique == OPENING else {}
     words = getattr(move, "show_text", "")
     told = (move.take_back, move.picture, move.observation, move.thought)
     return Move(move.user, technique, *told, notes, words)
@@ -133,7 +139,6 @@ def attackers_of(
     from functools import partial
 
     from safer_steer.config.bench import name_of
-    from safer_steer.config.named import load_named
 
     adaptive = config.bench.adaptive
     assert adaptive
@@ -146,5 +151,24 @@ def attackers_of(
 
         attackers[name_of(path)] = (TrainedAttacker(config, path), asked)
     for name in adaptive.own:
-        attackers[name] = (load_named("bench.adaptive.own", name), asked)
+        attackers[name] = (_own(name), asked)
     return attackers
+
+
+def _own(name: str) -> Attacker:
+    """An attacker of one's own, whose moves are looked at. Raises `UserError` if it cannot be imported."""
+    attacker = load_named("bench.adaptive.own", name)
+
+    async def moves(seen: Seen) -> Move:
+        move = attacker(seen)
+        move = await move if isawaitable(move) else move
+        complaint = "" if isinstance(move, Move) else f"{move!r:.60}"
+        try:
+            return TypeAdapter(Move).validate_python(complaint or vars(move))
+        except ValidationError as error:
+            raise UserError(
+                f"bench.adaptive.own: {name} must be an async function that gives a Move; it gave"
+                f" {complaint or in_words(error)}"
+            ) from None
+
+    return moves
