@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,39 +73,38 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Print the plan as text. The trainer arguments and the whole config come last, as YAML."""
+    """Print the plan as text: config and trainer arguments as YAML, then what follows from them, and at the
+    end, where it is seen first, why stages would not start."""
     from safer_steer.plan.memory_table import memory_table
 
     def say(text: str = "") -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    width = max(map(len, plan.roles))
-    for title, lines in (
-        ("Roles", [f"{name:{width}}  {who}" for name, who in plan.roles.items()]),
-        ("Data", plan.data),
-        ("Steps", [f"{stage}: {steps}" for stage, steps in plan.steps.items()]),
-        ("Gates", [f"{gate}: {band} ({band.basis})" for gate, band in plan.config.gates.items()]),
-        ("Servers", plan.servers),
-        ("Would not start", plan.refusals),
-    ):
-        if not lines and title in ("Gates", "Servers", "Would not start"):
-            continue
-        say(title)
+    def part(title: str, lines: Sequence[str]) -> None:
+        if lines:
+            say(f"\n{title}")
         for line in lines:
             say(f"  {line}")
-        say()
-    say("GPU memory")
+
+    for title, text in (
+        ("Config", dump_config(plan.config)),
+        ("Trainer arguments", yaml.safe_dump(plan.trainer_arguments, sort_keys=False)),
+    ):
+        say(f"{title}\n{text}")
+    width = max(map(len, plan.roles))
+    say("Roles")
+    for name, who in plan.roles.items():
+        say(f"  {name:{width}}  {who}")
+    part("Data", plan.data)
+    part("Steps", [f"{stage}: {steps}" for stage, steps in plan.steps.items()])
+    part("Gates", [f"{gate}: {band} ({band.basis})" for gate, band in plan.config.gates.items()])
+    part("Servers", plan.servers)
+    say("\nGPU memory")
     if plan.memory:
         console.print(memory_table(console, plan.memory), crop=False)
     for line in plan.memory_notes:
         say(f"  {line}")
-    for title, text in (
-        ("Trainer arguments", yaml.safe_dump(plan.trainer_arguments, sort_keys=False)),
-        ("Config", dump_config(plan.config)),
-    ):
-        say()
-        say(title)
-        say(text.rstrip())
+    part("Would not start", plan.refusals)
 
 
 def _refusals(config: Config) -> Iterator[str]:
