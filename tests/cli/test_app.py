@@ -97,6 +97,9 @@ def test_a_run_of_stubs_says_so_to_another_config(tmp_path: Path) -> None:
     assert safer_steer("seeds", config, "--stub", "--out", tmp_path / "out").exit_code == 0
     said = complaint(safer_steer("bootstrap", config, "--out", tmp_path / "out"))
     assert "out: holds a run with --stub; give --stub too, or choose another folder" in said
+    assert safer_steer("seeds", config, "--out", tmp_path / "real").exit_code == 0
+    said = complaint(safer_steer("bootstrap", config, "--stub", "--out", tmp_path / "real"))
+    assert "real: holds a run without --stub; leave --stub out, or choose another folder" in said
 
 
 # Stages

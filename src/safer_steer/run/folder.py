@@ -114,8 +114,11 @@ class Run:
             raise UserError(
                 f"{folder}: has files but is not a run (no manifest.json); choose an empty or new folder"
             )
-        if key and all_stubs(old) and not all_stubs(new):
-            raise UserError(f"{folder}: holds a run with --stub; give --stub too, or choose another folder")
+        if key and (stub := all_stubs(old)) != all_stubs(new):
+            with_or_without, what = ("with", "give --stub too") if stub else ("without", "leave --stub out")
+            raise UserError(
+                f"{folder}: holds a run {with_or_without} --stub; {what}, or choose another folder"
+            )
         if key:
             raise UserError(
                 f"{folder}: holds a run whose config differs in {key};{advice(key, new)} choose another"
