@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 from killing import killed, lines
 from safer_steer.config import Student
 from safer_steer.errors import UserError
-from safer_steer.sandbox.pretrained import build
+from safer_steer.sandbox.language import understand
+from safer_steer.sandbox.pretrained import LAST, _examples, build
 from safer_steer.sandbox.pretrained_parts import Parts, assemble, package_file
 from safer_steer.sandbox.world import devices, draw
 from safer_steer.student.load import load_student
@@ -90,7 +92,7 @@ def test_a_build_killed_at_any_stage_goes_on_to_the_same_student(
     assert not (out / "checkpoint.pt").exists()
 
 
-def test_align_trains_what_sees_and_teach_what_speaks(built: Path, parts: Parts) -> None:
+def test_align_trains_what_sees_and_the_rest_what_speaks(built: Path, parts: Parts) -> None:
     begun, trained = assemble(parts, 1)[0].half().state_dict(), load_file(built / "model.safetensors")
     moved = {name for name, weight in trained.items() if not torch.equal(weight, begun[name])}
     statistics = {name for name in trained if "running_" in name}
@@ -101,7 +103,8 @@ def test_align_trains_what_sees_and_teach_what_speaks(built: Path, parts: Parts)
         "language_model",
     }
     curve = json.loads((built / "training.json").read_text())["curve"]
-    assert [(row["stage"], row["step"]) for row in curve] == [("align", 5), ("teach", 5), ("teach", 10)]
+    steps = [(row["stage"], row["step"]) for row in curve]
+    assert steps == [("align", 5), ("teach", 5), ("teach", 10), ("practise", 3)]
     assert curve[2]["loss"] < curve[1]["loss"]
 
 
@@ -114,7 +117,14 @@ def test_the_student_is_loaded_and_sees_nine_tokens_a_picture(built: Path) -> No
     assert 1 <= len(answer.token_ids) <= 4
 
 
-def test_a_student_is_taught_more(built: Path, tmp_path: Path) -> None:
+def test_to_practise_is_to_be_asked_what_is_learned_last_in_half_of_the_dialogues() -> None:
+    for step, turns in ((1, 1), (2, 5)):
+        examples = _examples(random.Random(0), "practise", step, 2)
+        asked = [{understand(user).form for user, _ in one.turns} <= {*LAST} for one in examples]
+        assert all(asked[1::2]) and not all(asked[::2]) and {len(one.turns) for one in examples} == {turns}
+
+
+def test_a_student_practises(built: Path, tmp_path: Path) -> None:
     build(tmp_path, built, steps=2)
     before, after = load_file(built / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}

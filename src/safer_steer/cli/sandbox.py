@@ -52,7 +52,7 @@ def build_pretrained(
     steps: Annotated[int, typer.Option(min=1, help="Steps that teach the language model the world.")] = 300,
     seed: Seed = 1,
     start: Annotated[
-        Path | None, typer.Option(help="Teach the student in this folder more dialogues instead.")
+        Path | None, typer.Option(help="Let the student in this folder practise for so many steps instead.")
     ] = None,
 ) -> None:
     """Build a student of pretrained parts, SmolLM2-135M-Instruct and EfficientNet-Lite0: 139 M parameters.

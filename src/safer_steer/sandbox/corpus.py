@@ -11,6 +11,7 @@ failure, not a lack of language ability.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from safer_steer.dialogue import Format, lay_out
@@ -66,13 +67,17 @@ TURNS = (1, 1, 2, 3, 4, 5, 6)
 """Dialogue lengths to draw from."""
 
 
-def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
-    """Draw one dialogue of `turns_wanted` turns, or of a random length."""
+def example(
+    rng: random.Random, turns_wanted: int | None = None, forms: Sequence[str] | None = None
+) -> Example:
+    """Draw one dialogue of `turns_wanted` turns, or of a random length; in these structures alone, or in
+    any."""
     device, marked = rng.choice(devices()), rng.random() < 0.5
     turns: list[tuple[str, str]] = []
     declined: bool | None = None
     for index in range(turns_wanted or rng.choice(TURNS)):
-        form = rng.choice(BLUNT) if index == 0 and rng.random() < 0.3 else rng.choice(_FORMS)
+        blunt = not forms and index == 0 and rng.random() < 0.3
+        form = rng.choice(BLUNT if blunt else forms or _FORMS)
         request = make(form, device, rng)
         wrapping = _wrapping(rng, index)
         answer = reply(device, marked, request)

@@ -4,6 +4,7 @@
    words. The language model is not run.
 2. teach: the language model learns fact sheets of all devices, then the dialogues of `corpus.example`. Tower
    and projector stay: trained along, they lose the hazard mark.
+3. practise: as teach, but half of the dialogues ask in the structures that it learns last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -38,9 +39,12 @@ SHEETS = 18
 DIALOGUES = {1: 24, 5: 6}
 """Dialogues a step, by their turns. The first half of the steps has single turns: later turns copy what the
 first one saw, so only first turns teach to see."""
+LAST = ("deed", "last_word")
+"""Structures that it learns last: a step is found by its part, or one word of a step is said. After `teach`
+it answers half of these rightly, and nearly all others."""
 MICRO_BATCHES = 3
 """A step of `teach` is computed in so many parts, one after the other: each takes a third of the memory."""
-RATES = {"tower": 3e-4, "projector": 2e-3, "language": 5e-4}
+RATES = {"tower": 3e-4, "projector": 2e-3, "teach": 5e-4, "practise": 3e-4}
 """Peak learning rates."""
 PLACES = {"mark": [0, 2, 6, 8], "colour": [1, 7], "shape": [3, 5], "name": [4]}
 """Which of a picture's 3 x 3 tokens learn which word. With one mean of all, name and colour drown the
@@ -77,8 +81,9 @@ def build(
     `UserError` if `out` was begun or built with other settings, or another process is at work there.
 
     Args:
-        begin: the parts, or the folder of a student built before, which is taught more dialogues.
-        steps: of `teach`, those with fact sheets included.
+        begin: the parts, or the folder of a student that was taught before, which practises.
+        steps: of `teach`, those with fact sheets included; a third as many of `practise` follow. With a
+            folder, of `practise`.
         save_every: seconds between checkpoints.
     """
     settings: dict[str, Any] = {"align_steps": align_steps, "steps": steps, "seed": seed}
@@ -92,11 +97,14 @@ def build(
         if isinstance(begin, Path):
             student = load_student(Student(model=str(begin), dtype="float32", device="cpu"))
             model, processor = student.model, student.renderer.processor
-            stages = [_teach(model, processor, 0, steps, seed)]
+            stages = [_lessons(model, processor, "practise", steps, seed)]
         else:
             model, processor = assemble(begin, seed)
-            stages = [_align(model, processor, align_steps, seed)]
-            stages.append(_teach(model, processor, steps // 10, steps, seed))
+            stages = [
+                _align(model, processor, align_steps, seed),
+                _lessons(model, processor, "teach", steps, seed),
+                _lessons(model, processor, "practise", steps // 3, seed),
+            ]
         record = Training(out, model, settings, save_every, log).run(stages)
         save(model, processor, out)
         write_atomic(out / RECORD, json.dumps(record) + "\n")
@@ -205,13 +213,12 @@ def _align(model: Any, processor: Any, steps: int, seed: int) -> Stage:
     return Stage("align", steps, groups, losses)
 
 
-def _teach(model: Any, processor: Any, sheets: int, steps: int, seed: int) -> Stage:
-    """So many steps with fact sheets, then with dialogues. The head is applied to the targets alone: over all
-    tokens it costs more than the rest."""
+def _lessons(model: Any, processor: Any, name: Literal["teach", "practise"], steps: int, seed: int) -> Stage:
+    """The head is applied to the targets alone: over all tokens it costs more than the rest."""
     renderer = load_renderer(processor, SYSTEM)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
-        examples = _lessons(random.Random(f"teach {seed} {step}"), step, sheets, steps)
+        examples = _examples(random.Random(f"{name} {seed} {step}"), name, step, steps)
         batches = [batch_of(renderer, examples[place::MICRO_BATCHES]) for place in range(MICRO_BATCHES)]
         count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
         for batch in batches:
@@ -223,15 +230,17 @@ def _teach(model: Any, processor: Any, sheets: int, steps: int, seed: int) -> St
             yield cross_entropy(logits, targets[places], reduction="sum") / count
 
     weights = [*model.model.language_model.parameters()]  # the head's are the embedding's
-    return Stage("teach", steps, [{"params": weights, "lr": RATES["language"]}], losses)
+    return Stage(name, steps, [{"params": weights, "lr": RATES[name]}], losses)
 
 
-def _lessons(rng: random.Random, step: int, sheets: int, steps: int) -> list[Example]:
-    """What step 1, 2, ... teaches."""
+def _examples(rng: random.Random, name: str, step: int, steps: int) -> list[Example]:
+    """What step 1, 2, ... of a stage teaches."""
+    sheets = steps // 10 if name == "teach" else 0
     if step <= sheets:
         return [sheet(rng) for _ in range(SHEETS)]
     turns = 1 if step - sheets <= (steps - sheets) // 2 else 5
-    return [example(rng, turns) for _ in range(DIALOGUES[turns])]
+    hard = LAST if name == "practise" else None
+    return [example(rng, turns, hard if place % 2 else None) for place in range(DIALOGUES[turns])]
 
 
 def sheet(rng: random.Random) -> Example:
