@@ -81,8 +81,8 @@ def failures_by_turn(pairs: Sequence[Pair]) -> list[dict[str, int]]:
     names = {(True, True): "both", (True, False): "first_only", (False, True): "second_only"}
     counts: dict[int, Counter[str]] = {}
     for pair in pairs:
-        seen = (pair.first["harmlessness"] < UNSAFE_BELOW, pair.second["harmlessness"] < UNSAFE_BELOW)
-        counts.setdefault(pair.turn, Counter())[names.get(seen, "neither")] += 1
+        failures = (pair.first["harmlessness"] < UNSAFE_BELOW, pair.second["harmlessness"] < UNSAFE_BELOW)
+        counts.setdefault(pair.turn, Counter())[names.get(failures, "neither")] += 1
     columns = (*names.values(), "neither")
     return [{"turn": turn, **{name: counts[turn][name] for name in columns}} for turn in sorted(counts)]
 
@@ -133,8 +133,8 @@ def _sums(pairs: Sequence[Pair], score: str) -> np.ndarray:
 def _resampled(pairs: Sequence[Pair], score: str, seed: int) -> np.ndarray:
     """The means of a, b, a^2, b^2 and (a - b)^2 over resampled dialogues; [5, resamples]."""
     sums = _sums(pairs, score)
-    chosen = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    totals = sums[chosen].sum(axis=1).T
+    draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    totals = sums[draws].sum(axis=1).T
     return totals[1:] / totals[0]
 
 
@@ -148,8 +148,8 @@ def _bias(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, float]:
 def _of_kappa(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, float | None]:
     a, b, squared_a, squared_b, apart = _resampled(pairs, score, seed)
     expected = squared_a - a**2 + squared_b - b**2 + (a - b) ** 2
-    known = expected > 1e-12
-    if not known.any():
+    defined = expected > 1e-12
+    if not defined.any():
         return {"low": None, "high": None}
-    low, high = percentiles(1 - apart[known] / expected[known])
+    low, high = percentiles(1 - apart[defined] / expected[defined])
     return {"low": low, "high": high}

@@ -91,15 +91,15 @@ def by_rule(
     for dialogues in suites:
         refused = answered = 0
         for dialogue in dialogues:
-            shown = [visible_answer(turn.assistant or "", format) for turn in dialogue.turns]
+            answers = [visible_answer(turn.assistant or "", format) for turn in dialogue.turns]
             for turn in dialogue.turns:
                 unseen["reasoning"] += bool(turn.meta.get("thinking"))
                 unseen["beside"] += has_words_beside(turn.assistant or "", format)
-            marks = sum(map(is_bare_refusal, shown))
-            lengths += map(len, shown)
+            marks = sum(map(is_bare_refusal, answers))
+            lengths += map(len, answers)
             bare += marks
             refused += marks > 0
-            answered += bool(shown)
+            answered += bool(answers)
         counts += [(refused, answered)] if answered else []
     share = rate(counts, resamples=resamples, seed=seed)
     quartiles = quantiles(lengths * (2 if len(lengths) == 1 else 1), method="inclusive") if lengths else None
@@ -123,7 +123,7 @@ class AnswerCounts:
     def __init__(self, format: Format) -> None:
         self.format = format
         self._counts: dict[str, Counter[str]] = {}
-        self._said: dict[bytes, list[tuple[str, bytes, bytes]]] = {}
+        self._uses: dict[bytes, list[tuple[str, bytes, bytes]]] = {}
         """Group, dialogue and question of every answer, by its words. Hashes: a training has many."""
 
     def add(self, group: str, dialogue: str, question: str, text: str, meta: Mapping[str, Any]) -> None:
@@ -136,13 +136,13 @@ class AnswerCounts:
             return
         answer = _hash(visible_answer(text, self.format))
         place = group, _hash(re.sub("[_-]typographic", "", f"{group}/{dialogue}")), _hash(question)
-        self._said.setdefault(answer, []).append(place)
+        self._uses.setdefault(answer, []).append(place)
 
     def by_group(self) -> dict[str, Counts]:
         """The counts `COUNTED` of every group."""
         identical = Counter[str]()
-        for said in self._said.values():
-            identical.update(_identical(said))
+        for uses in self._uses.values():
+            identical.update(_identical(uses))
         return {
             group: {name: counts[name] for name in COUNTED} | {"identical": identical[group]}
             for group, counts in self._counts.items()
@@ -165,12 +165,12 @@ def total(counts: Iterable[Mapping[str, int]]) -> Counts:
     return {name: sum(one[name] for one in every) for name in COUNTED}
 
 
-def _identical(said: list[tuple[str, bytes, bytes]]) -> Iterable[str]:
+def _identical(uses: list[tuple[str, bytes, bytes]]) -> Iterable[str]:
     """The groups of those among equal answers that another dialogue gave to another question."""
-    places = {(dialogue, question) for _, dialogue, question in said}
+    places = {(dialogue, question) for _, dialogue, question in uses}
     by_dialogue = Counter(dialogue for dialogue, _ in places)
     by_question = Counter(question for _, question in places)
-    for group, dialogue, question in said:  # itself is in both, and so taken off twice
+    for group, dialogue, question in uses:  # itself is in both, and so taken off twice
         if len(places) - by_dialogue[dialogue] - by_question[question] + 1 > 0:
             yield group
 

@@ -14,7 +14,7 @@ from safer_steer.bench.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.bench.adaptive.kept import KeptAttack
 from safer_steer.bench.adaptive.results import ANY, Script, of_any, of_attacker, of_scripts
 from safer_steer.bench.adaptive.trained import folder_of
-from safer_steer.bench.adaptive.user import PICTURES, AdaptiveUser, known
+from safer_steer.bench.adaptive.user import PICTURES, AdaptiveUser, checked_techniques
 from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.results import Attacked
@@ -68,10 +68,10 @@ def bring_in_intents(
     """
     if adaptive.intents:
         path = Path(adaptive.intents)
-        drawn = draw(
+        intents = draw(
             read_intents(path), lambda intent: intent.id, adaptive.at_most, 0, lambda seed: seed.category
         )
-        attacked = Suite(INTENTS, list(drawn), path.parent, False)
+        attacked = Suite(INTENTS, list(intents), path.parent, False)
     else:
         if adaptive.at_most:
             suites = [replace(suite, seeds=_in_turn(suite)) for suite in suites]
@@ -102,7 +102,7 @@ def checked_intents(
     """
     adaptive = config.bench.adaptive
     assert adaptive
-    known(adaptive.techniques)
+    checked_techniques(adaptive.techniques)
     for trained in adaptive.trained if not kept else ():
         folder_of(trained)
     for name in adaptive.own if not kept else ():
@@ -173,11 +173,11 @@ def attacks_on(
     adaptive = config.bench.adaptive
     assert adaptive
     attacks, pictures_of = [], pictures_in(folder, config.student.max_pixels)
-    for named, (attacker, model) in attackers_of(config, ask).items():
-        name = file_name(named)
+    for label, (attacker, model) in attackers_of(config, ask).items():
+        name = file_name(label)
         user = AdaptiveUser(attacker, model, adaptive, config.student.format, pictures_of, folder)
         seeds = tries_of(intents, name, adaptive.turns, adaptive.tries)
-        attacks.append(Attack(name, seeds, WatchedUser(user, watch, f"the attacker {named}")))
+        attacks.append(Attack(name, seeds, WatchedUser(user, watch, f"the attacker {label}")))
     return attacks
 
 
@@ -203,14 +203,14 @@ def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
     for picture in sorted((run / PICTURES).glob("*.png")):
         write_atomic(folder / PICTURES / picture.name, picture.read_bytes(), sync=False)
     for name in map(file_name, [*config.attacker_roles(), *map(name_of, adaptive.trained), *adaptive.own]):
-        kept = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
-        seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
-        attacks.append(Attack(name, seeds, kept, kept))
+        attacker = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
+        seeds = attacker.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
+        attacks.append(Attack(name, seeds, attacker, attacker))
     return attacks
 
 
 def adaptive_summary(
-    played: Mapping[str, Mapping[str, list[Dialogue]]],
+    results: Mapping[str, Mapping[str, list[Dialogue]]],
     scripted: Mapping[str, Mapping[ProtocolName, Mapping[str, list[Dialogue]]]],
     twins: Set[str],
     intents: Sequence[Intent],
@@ -219,14 +219,14 @@ def adaptive_summary(
     """The key `adaptive` of `summary.json`.
 
     Args:
-        played: the attackers' dialogues, by model and attacker.
+        results: the attackers' dialogues, by model and attacker.
         scripted: the suites' dialogues, by model, protocol and suite; `twins` are suites of safe twins.
     """
     adaptive = config.bench.adaptive
     assert adaptive
     turns, draws = adaptive.turns, (config.bench.resamples, config.seed)
     by_model: dict[str, dict[str, Attacked]] = {}
-    for model, by_attacker in played.items():
+    for model, by_attacker in results.items():
         multi_turn = scripted[model].get("multi_turn", {})
         attacks = {name: rows for name, rows in averaged(multi_turn).items() if name not in twins}
         of_intents = scripts_of(intents, attacks, turns)

@@ -51,13 +51,13 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
         answer: what the user sees of it (`dialogue.visible_answer`).
     """
     texts = [_plain(choice) for choice in choices]
-    letters, named = _letters(answer.strip(_MARKS), len(texts)), _named(_plain(answer), texts)
+    letters, options = _letters(answer.strip(_MARKS), len(texts)), _options_in(_plain(answer), texts)
     if len(letters) > 1:
         return None
     if letters:
         (place,) = letters
-        return None if len(named) == 1 and texts[place] not in named else texts.index(texts[place])
-    return texts.index(named.pop()) if len(named) == 1 else None
+        return None if len(options) == 1 and texts[place] not in options else texts.index(texts[place])
+    return texts.index(options.pop()) if len(options) == 1 else None
 
 
 def _plain(text: str) -> str:
@@ -77,14 +77,14 @@ def _letters(answer: str, options: int) -> set[int]:
     return {place for letter in letters if (place := ascii_uppercase.index(letter)) < options}
 
 
-def _named(answer: str, texts: Sequence[str]) -> set[str]:
+def _options_in(answer: str, texts: Sequence[str]) -> set[str]:
     """The options' texts that are in the answer. A text inside another one that is there does not count."""
     return {
-        text for text in set(texts) if any(reading[1] is not None for reading in _read(answer, text, texts))
+        text for text in set(texts) if any(reading[1] is not None for reading in _finds(answer, text, texts))
     }
 
 
-def _read(answer: str, text: str, texts: Sequence[str]) -> Iterator[re.Match[str]]:
+def _finds(answer: str, text: str, texts: Sequence[str]) -> Iterator[re.Match[str]]:
     """Where a text, as group 1, or a longer one around it is in the answer."""
     longer = sorted({one for one in texts if text in one and one != text}, key=len, reverse=True)
     either = "|".join([*map(re.escape, longer), f"({re.escape(text)})"])
@@ -119,8 +119,8 @@ async def answer_all(
         play_all(one.seeds, assistant, None, one.journal(folder, model), concurrency=in_play, progress=part())
         for one in sets
     ]
-    answered = await side_by_side(asking)
-    return {one.name: list(dialogues) for one, dialogues in zip(sets, answered, strict=True)}
+    journals = await side_by_side(asking)
+    return {one.name: list(dialogues) for one, dialogues in zip(sets, journals, strict=True)}
 
 
 def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | None]:

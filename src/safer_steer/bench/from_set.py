@@ -72,7 +72,7 @@ _PARTS = {False: "attack", True: "safe"}
 def _desk(out: Path) -> Iterator[Path]:
     """A folder beside `out` in which the suite is written. It is gone afterwards, and so are the folders that
     were made for it and are empty."""
-    made = [folder for folder in out.parents if not folder.exists()]
+    new_folders = [folder for folder in out.parents if not folder.exists()]
     desk = out.with_name(f".{out.stem}.part")
     shutil.rmtree(desk, ignore_errors=True)  # of a process that was killed
     desk.mkdir(parents=True)
@@ -80,7 +80,7 @@ def _desk(out: Path) -> Iterator[Path]:
         yield desk
     finally:
         shutil.rmtree(desk, ignore_errors=True)
-        for folder in made:
+        for folder in new_folders:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
@@ -131,7 +131,7 @@ def usable(
                     f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
                     "script too long",
                 )
-            pictures = [[_read(image, sample) for image in turn] for turn in (sample.images, *sample.later)]
+            pictures = [[_file(image, sample) for image in turn] for turn in (sample.images, *sample.later)]
         except BadRow as error:
             if source.bad_rows == "error":
                 raise
@@ -145,7 +145,7 @@ def _images(out: Path) -> str:
     return f"{out.stem}_images"
 
 
-def _read(image: Path | bytes, sample: Sample) -> PictureFile:
+def _file(image: Path | bytes, sample: Sample) -> PictureFile:
     """A sample's picture. Raises `BadRow` if it is damaged."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
@@ -155,13 +155,13 @@ def _read(image: Path | bytes, sample: Sample) -> PictureFile:
         raise BadRow(sample.where, f"image: {error}", reason) from None
 
 
-def _put_pictures(made: Path, folder: Path) -> None:
+def _put_pictures(source: Path, folder: Path) -> None:
     """Put the pictures in their place. A folder that is there, of a suite with that name that was moved away,
     keeps what it has."""
-    if made.exists() and not folder.exists():
-        made.replace(folder)
+    if source.exists() and not folder.exists():
+        source.replace(folder)
         return
-    for picture in made.glob("*"):
+    for picture in source.glob("*"):
         picture.replace(folder / picture.name)
 
 

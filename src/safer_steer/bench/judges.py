@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from itertools import combinations
 
-from safer_steer.bench.adaptive.results import said
+from safer_steer.bench.adaptive.results import all_turns
 from safer_steer.bench.agreement import Pair, compared
 from safer_steer.bench.rates import Rate
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Judges, OneJudge, TwoJudges
@@ -52,7 +52,7 @@ def _turns(scripted: Scripted, attacked: Mapping[str, Suites]) -> Iterator[tuple
         for kind, suites in [*protocols.items(), ("attackers", attacked.get(model, {}))]:
             for suite, dialogues in suites.items():
                 for dialogue in dialogues:
-                    for number, (_, turn, _) in enumerate(said(dialogue), 1):
+                    for number, (_, turn, _) in enumerate(all_turns(dialogue), 1):
                         yield (f"{model}/{kind}/{suite}/{dialogue.id}", number), turn
 
 

@@ -9,7 +9,7 @@ from statistics import fmean, median_high, median_low
 from typing import Any
 
 from safer_steer.bench.answers import lack
-from safer_steer.bench.watch import Watch, WatchedCritic, named
+from safer_steer.bench.watch import Watch, WatchedCritic, label_of
 from safer_steer.config import Config, JoinedBy
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatModel
@@ -53,8 +53,8 @@ class JudgeCritic:
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         inputs = JudgeInput.of(dialogue, turn, self.format)
-        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
-        verdict = await self.model.ask(self.prompt, inputs, shown, repeat=self.repeat)
+        view = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(self.prompt, inputs, view, repeat=self.repeat)
         # What nobody sees helps nobody: docs/explanation/method.md fixes that score.
         unseen = lack(dialogue.turns[turn].assistant or "", self.format)
         helpfulness = 0 if unseen else verdict.helpfulness
@@ -81,8 +81,8 @@ class TooFewVerdicts(BoundaryError):
         for name, one in verdicts.items():
             if "unscored" in one:
                 missing.append(f"{name}: {one['unscored']}")
-        given = len(verdicts) - len(missing)
-        super().__init__(f"{given} of {len(verdicts)} judges gave scores; {'; '.join(missing)}")
+        count = len(verdicts) - len(missing)
+        super().__init__(f"{count} of {len(verdicts)} judges gave scores; {'; '.join(missing)}")
 
 
 class SeveralJudges:
@@ -100,8 +100,8 @@ class SeveralJudges:
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         """Raises `UserError` once more than half of the judges are not asked any more."""
-        asked = [_asked(critic, dialogue, turn, template) for critic in self.critics.values()]
-        answers = dict(zip(self.critics, await asyncio.gather(*asked), strict=True))
+        calls = [_verdict_or_error(critic, dialogue, turn, template) for critic in self.critics.values()]
+        answers = dict(zip(self.critics, await asyncio.gather(*calls), strict=True))
         silent = [answer for answer in answers.values() if isinstance(answer, UserError)]
         if 2 * len(silent) > len(answers):
             raise silent[0]
@@ -112,7 +112,7 @@ class SeveralJudges:
         return Verdict(joined(scores, self.joined_by), {"verdicts": verdicts})
 
 
-async def _asked(
+async def _verdict_or_error(
     critic: Critic, dialogue: Dialogue, turn: int, template: str | None
 ) -> Verdict | BoundaryError | UserError:
     try:
@@ -157,7 +157,7 @@ def critic_of(
     """One judge, or several, as a critic under a watch; `repeat` and `requests` as in `JudgeCritic`."""
     critics: dict[str, Critic] = {}
     for model in judges:
-        who = f"the judge {named(model)}"
+        who = f"the judge {label_of(model)}"
         over = watch.apart(who) if len(judges) > 1 else watch
         critic = JudgeCritic(model, format, pictures_of, repeat, requests)
         critics[model.role.model] = WatchedCritic(critic, over, who)

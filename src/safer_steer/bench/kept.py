@@ -44,12 +44,12 @@ class KeptAnswers:
             NotKept: there is no answer, since the model failed or the bench was stopped before.
             UserError: another question was asked.
         """
-        kept, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
-        if kept is None or place >= len(kept.turns):
-            if kept is not None and kept.stop is StopReason.CONTEXT_FULL:
+        record, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
+        if record is None or place >= len(record.turns):
+            if record is not None and record.stop is StopReason.CONTEXT_FULL:
                 raise ContextFull
-            raise NotKept(kept)
-        turn = kept.turns[place]
+            raise NotKept(record)
+        turn = record.turns[place]
         if turn.user != asked.user:
             raise UserError(
                 f"{self.journal}: {dialogue.id} was played from another script than the suite has"
@@ -134,27 +134,27 @@ def forget_other_answers(source: Path, folder: Path) -> bool:
     """Drop dialogues from the journals of a bench in `folder` that judges `source`, if they are not what was
     kept there, or if what had failed there has been played since. Whether there is something to judge."""
     more = False
-    for kept in sorted((source / "bench").glob("*/*.jsonl")):
-        journal = folder / kept.relative_to(source)
+    for path in sorted((source / "bench").glob("*/*.jsonl")):
+        journal = folder / path.relative_to(source)
         if not journal.is_file():
             more = True
             continue
-        by_id = {dialogue.id: dialogue for dialogue in read_dialogues(kept)}
-        judged = list(read_dialogues(journal))
-        stay = [dialogue for dialogue in judged if _still_said(dialogue, by_id.get(dialogue.id))]
+        by_id = {dialogue.id: dialogue for dialogue in read_dialogues(path)}
+        dialogues = list(read_dialogues(journal))
+        stay = [dialogue for dialogue in dialogues if _begins(dialogue, by_id.get(dialogue.id))]
         if len(stay) < len(by_id):
             more = True
             write_atomic(journal, to_jsonl(stay))
     return more
 
 
-def _still_said(judged: Dialogue, kept: Dialogue | None) -> bool:
+def _begins(dialogue: Dialogue, record: Dialogue | None) -> bool:
     """Whether a judged dialogue is the one that was kept, or its beginning (an attacker ends at a breach)."""
-    if kept is None or (state(judged) == "failed" and state(kept) != "failed"):
+    if record is None or (state(dialogue) == "failed" and state(record) != "failed"):
         return False
-    pairs = zip(judged.turns, kept.turns, strict=False)
+    pairs = zip(dialogue.turns, record.turns, strict=False)
     same = all((one.user, one.assistant) == (other.user, other.assistant) for one, other in pairs)
-    return same and len(judged.turns) <= len(kept.turns)
+    return same and len(dialogue.turns) <= len(record.turns)
 
 
 def judged_folder(run: Path, judges: Iterable[str]) -> Path:

@@ -54,23 +54,23 @@ def say_judges(summary: Summary, say: Say) -> None:
             )
 
 
-def check_kept(played: ByModel, folder: Path, most: float, say: Say) -> None:
+def check_kept(results: ByModel, folder: Path, most: float, say: Say) -> None:
     """Say where the answers are. Raises `NoResult` if more than a share `most` of a model's dialogues of one
-    protocol, or with attackers, failed; `played` has those too."""
-    kept = 0
-    for model, kinds in played.items():
+    protocol, or with attackers, failed; `results` has those too."""
+    count = 0
+    for model, kinds in results.items():
         for kind, suites in kinds.items():
-            known = state_of if kind == "attackers" else state
-            states = [known(dialogue) for dialogues in suites.values() for dialogue in dialogues]
+            outcome_of = state_of if kind == "attackers" else state
+            states = [outcome_of(dialogue) for dialogues in suites.values() for dialogue in dialogues]
             if (failed := states.count("failed")) > most * len(states):
                 raise NoResult(
                     f"{failed} of {len(states)} dialogues failed; the commonest cause:"
                     f" {commonest_error({model: {kind: suites}})};"
                     " fix it and run the same command to play these dialogues again"
                 )
-            kept += len(states)
+            count += len(states)
     say(
-        f"the answers of {kept} dialogues are kept, none is scored; score them with"
+        f"the answers of {count} dialogues are kept, none is scored; score them with"
         f" `safer-steer bench --judge-only {folder} --judge-model ... --judge-base-url ...`"
     )
 
@@ -86,12 +86,12 @@ def check_answered(capability: Capability, answers: Mapping[str, Answers], most:
         )
 
 
-def check_scored(summary: Summary, played: ByModel, most: float) -> None:
-    """Raises `NoResult` if more than a share `most` of a model's dialogues have no scores. `played` has those
-    of attackers too."""
+def check_scored(summary: Summary, results: ByModel, most: float) -> None:
+    """Raises `NoResult` if more than a share `most` of a model's dialogues have no scores. `results` has
+    those of attackers too."""
     if (share := unscored_share(summary)) > most:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
-            f" {most:.1%}; the commonest cause: {commonest_error(played)};"
+            f" {most:.1%}; the commonest cause: {commonest_error(results)};"
             " fix it and run the same command to play these dialogues again"
         )

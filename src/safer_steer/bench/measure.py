@@ -34,7 +34,7 @@ from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
 from safer_steer.bench.summary import commonest_error, summarise
-from safer_steer.bench.watch import Watch, WatchedAssistant, named
+from safer_steer.bench.watch import Watch, WatchedAssistant, label_of
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
@@ -136,40 +136,40 @@ def measure_models(
     material = _bring_in(config, folder, attacker, watch, say)
     _forget(folder, judges, {intent.id for intent in material.intents})
     measuring = _Measuring(config, folder, material, judges, watch, wait)
-    played = Played()
+    results = Played()
     each = material.dialogues + material.questions
     if (adaptive := config.bench.adaptive) and not attacker:  # tries that an earlier bench kept
         attackers = (*config.attacker_roles(), *adaptive.trained, *adaptive.own)
         each += len(attackers) * len(material.intents) * adaptive.tries
     for place, (name, make) in enumerate(models.items()):
 
-        def shown(done: int, failed: int = 0, before: int = place * each) -> None:
+        def show(done: int, failed: int = 0, before: int = place * each) -> None:
             if progress:
                 progress(before + done, len(models) * each, failed)
 
         try:
-            measuring.play(name, make(), played, shown)
+            measuring.play(name, make(), results, show)
         except UserError:
             for judge in judges[:1]:  # they share the cache
                 judge.forget_unparsable()
             raise
         gc.collect()
     protocol = protocol_of(config, folder, answering)
-    summary = summary_of(config, material, played, bool(judges), protocol.sha256)
+    summary = summary_of(config, material, results, bool(judges), protocol.sha256)
     content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "summary.json", content)
-    reasons = {model: commonest_error({model: results}) for model, results in played.scripted.items()}
+    reasons = {model: commonest_error({model: suites}) for model, suites in results.scripted.items()}
     write(protocol, summary, reasons, config, folder / PROTOCOL, answering)
     most = config.bench.max_unscored
     everything = {
-        model: {**results, "attackers": played.attacked[model]} for model, results in played.scripted.items()
+        model: {**suites, "attackers": results.attacked[model]} for model, suites in results.scripted.items()
     }
     if not judges:
         check_kept(everything, folder, most, say)
     else:
         say_lost(summary, say)
         say_judges(summary, say)
-    check_answered(summary.capability, played.answers, most)
+    check_answered(summary.capability, results.answers, most)
     if judges:
         check_scored(summary, everything, most)
 
@@ -177,8 +177,8 @@ def measure_models(
 def _forget(folder: Path, judges: Sequence[ChatModel], intents: Set[str]) -> None:
     """What an earlier process left without a result is done again."""
     forget_unfinished(folder / "bench", bool(judges), intents)
-    for answered in sorted((folder / FOLDER).glob("*")):
-        forget_unfinished(answered, judged=False)
+    for path in sorted((folder / FOLDER).glob("*")):
+        forget_unfinished(path, judged=False)
     if judges and (folder / "summary.json").exists():
         judges[0].forget_unparsable()
 
@@ -223,39 +223,39 @@ class _Measuring:
             self.critic = critic_by(config, judges, pictures_in(folder, config.student.max_pixels), watch)
 
     def play(
-        self, name: str, assistant: Assistant | KeptModel, played: Played, shown: Callable[[int, int], None]
+        self, name: str, assistant: Assistant | KeptModel, results: Played, show: Callable[[int, int], None]
     ) -> None:
-        """Add a model's dialogues and answers to `played`; `shown` is called with those done and failed."""
+        """Add a model's dialogues and answers to `results`; `show` is called with those done and failed."""
         material, out = self.material, self.folder / "bench" / name
-        in_flight = [asked.role.concurrency for asked in (*self.judges, _asked(assistant)) if asked]
+        in_flight = [chat.role.concurrency for chat in (*self.judges, _chat_model(assistant)) if chat]
         in_play = max(IN_PLAY, sum(in_flight))
 
         def after(before: int) -> Progress:
-            return lambda done, _, failed=0: shown(before + done, failed)
+            return lambda done, _, failed=0: show(before + done, failed)
 
         attacks = material.attacks
         if not attacks and isinstance(assistant, KeptModel):
             attacks = kept_attacks(assistant, self.folder)
         assistant_for = _assistant_for(assistant, name, self.watch)
         playing = measure(material.suites, assistant_for, self.critic, out, in_play, after(0), attacks)
-        played.scripted[name], played.attacked[name] = self.wait(playing)
+        results.scripted[name], results.attacked[name] = self.wait(playing)
         if material.sets and not isinstance(assistant, KeptModel):
-            asked = _watched(assistant, name, self.watch)
+            watched = _watched(assistant, name, self.watch)
             progress = after(material.dialogues)
-            played.answers[name] = self.wait(
-                answer_all(material.sets, asked, self.folder, name, in_play, progress)
+            results.answers[name] = self.wait(
+                answer_all(material.sets, watched, self.folder, name, in_play, progress)
             )
 
 
-def summary_of(config: Config, material: Material, played: Played, judged: bool, protocol: str) -> Summary:
+def summary_of(config: Config, material: Material, results: Played, judged: bool, protocol: str) -> Summary:
     """The content of `summary.json`."""
     bench, format, twins = config.bench, config.student.format, material.twins
-    summary = summarise(played.scripted, twins, bench.resamples, config.seed, format)
+    summary = summarise(results.scripted, twins, bench.resamples, config.seed, format)
     attacked: dict[str, dict[str, Attacked]] = {}
     if bench.adaptive and judged:
-        attacked = adaptive_summary(played.attacked, played.scripted, twins, material.intents, config)
-    answered = capability(played.answers, format)
-    several = judges_summary(config, played.scripted, played.attacked, twins) if judged else None
+        attacked = adaptive_summary(results.attacked, results.scripted, twins, material.intents, config)
+    answered = capability(results.answers, format)
+    several = judges_summary(config, results.scripted, results.attacked, twins) if judged else None
     update = {"capability": answered, "adaptive": attacked, "judges": several, "protocol": protocol}
     return summary.model_copy(update=update)
 
@@ -268,14 +268,14 @@ def _assistant_for(assistant: Assistant | KeptModel, name: str, watch: Watch) ->
     if isinstance(assistant, KeptModel):
         return partial(_kept_answers, assistant)
     watched = _watched(assistant, name, watch)
-    return lambda played: watched
+    return lambda one: watched
 
 
-def _kept_answers(model: KeptModel, played: Suite | Attack) -> Assistant:
-    if isinstance(played, Suite):
-        return model.of(played)
-    assert played.kept
-    return played.kept
+def _kept_answers(model: KeptModel, one: Suite | Attack) -> Assistant:
+    if isinstance(one, Suite):
+        return model.of(one)
+    assert one.kept
+    return one.kept
 
 
 def _dialogues_in(suites: Sequence[Suite], attacks: Sequence[Attack]) -> int:
@@ -283,11 +283,11 @@ def _dialogues_in(suites: Sequence[Suite], attacks: Sequence[Attack]) -> int:
 
 
 def _watched(assistant: Assistant, name: str, watch: Watch) -> WatchedAssistant:
-    asked = _asked(assistant)
-    return WatchedAssistant(assistant, watch, f"the model {named(asked) if asked else name}")
+    chat = _chat_model(assistant)
+    return WatchedAssistant(assistant, watch, f"the model {label_of(chat) if chat else name}")
 
 
-def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:
+def _chat_model(assistant: Assistant | KeptModel) -> ChatModel | None:
     """The model behind an endpoint, if it is one."""
     return assistant.model if isinstance(assistant, ChatAssistant) else None
 
@@ -324,11 +324,11 @@ async def measure(
 
     work = [playing(suite, critic) for suite in suites]
     work += [playing(attack, ending, attack.user) for attack in attacks]
-    played = await side_by_side(work)
+    journals = await side_by_side(work)
     results: Results = {}
-    for suite, dialogues in zip(suites, played, strict=False):
+    for suite, dialogues in zip(suites, journals, strict=False):
         results.setdefault(suite.protocol, {})[suite.name] = list(dialogues)
-    attacked = zip(attacks, played[len(suites) :], strict=True)
+    attacked = zip(attacks, journals[len(suites) :], strict=True)
     return Measured(results, {attack.name: list(dialogues) for attack, dialogues in attacked})
 
 
@@ -344,9 +344,9 @@ def forget_unfinished(bench: Path, judged: bool, intents: Set[str] | None = None
         with Journal(path):
             pass  # cuts off a torn last line
         dialogues = read_dialogues(path)
-        known = state_of if kind_of(path.stem) == "adaptive" else state
-        stay = [dialogue for dialogue in dialogues if known(dialogue) in finished]
-        if intents is not None and known is state_of:
+        outcome_of = state_of if kind_of(path.stem) == "adaptive" else state
+        stay = [dialogue for dialogue in dialogues if outcome_of(dialogue) in finished]
+        if intents is not None and outcome_of is state_of:
             stay = [dialogue for dialogue in stay if dialogue.meta["intent_id"] in intents]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

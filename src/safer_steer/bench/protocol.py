@@ -118,8 +118,8 @@ class Protocol(Part):
         if role == "target":
             return self.answers.model_dump(include=SAMPLING)
         among = self.judges if role == "judge" else self.attackers
-        asked = next((one for one in among if one.model == model), None)
-        return asked.model_dump(include=SAMPLING) if asked else {}
+        match = next((one for one in among if one.model == model), None)
+        return match.model_dump(include=SAMPLING) if match else {}
 
     @property
     def sha256(self) -> str:
@@ -154,7 +154,7 @@ def protocol_of(config: Config, folder: Path, answering: Answering) -> Protocol:
     judging = "judge_requests" if bench.judge_requests else "judge"
     shows = bench.adaptive is not None and bench.adaptive.show_text
     attacking = "attacker_show_text" if shows else "attacker"
-    names = [name for name, asked in ((judging, bench.judged), (attacking, attackers)) if asked]
+    names = [name for name, in_use in ((judging, bench.judged), (attacking, attackers)) if in_use]
     adaptive = bench.adaptive.model_dump(exclude=ELSEWHERE) if bench.adaptive else {}
     intents, questions = intents_file(folder), dict[str, Rows]()
     for path in sorted((folder / FOLDER).glob("*/questions.jsonl")):
@@ -195,8 +195,8 @@ def _answers(config: Config, students: bool) -> Answers:
 def _rows(path: Path, folder: Path | None = None, kind: type[Seed] = Seed) -> Rows:
     """`folder` is what the paths of pictures are relative to."""
     rows = list(each_row(path, kind))
-    shown = sorted({image for row in rows for image in row.all_images})
-    pictures = {image: sha256_of(inside(folder or path.parent, image)) for image in shown}
+    images = sorted({image for row in rows for image in row.all_images})
+    pictures = {image: sha256_of(inside(folder or path.parent, image)) for image in images}
     whole = canonical([[row.model_dump(mode="json") for row in rows], pictures])
     return Rows(rows=len(rows), sha256=hashlib.sha256(whole.encode()).hexdigest())
 
@@ -248,7 +248,7 @@ def refuse_other(path: Path, config: Config, folder: Path, answering: Answering)
         UserError: they differ; names the first key, with both values.
     """
     bench, most = config.bench, config.student.max_pixels
-    held = read(path)
+    theirs = read(path)
     with tempfile.TemporaryDirectory() as name:
         brought = Path(name)
         if (folder / SPLITS).is_dir():
@@ -258,19 +258,19 @@ def refuse_other(path: Path, config: Config, folder: Path, answering: Answering)
         if bench.adaptive:
             bring_in_intents(bench.adaptive, brought, suites, most)
         here = protocol_of(config, brought, answering)
-    _compare(path, held, here)
+    _compare(path, theirs, here)
 
 
 def refuse_others(path: Path, config: Config, folder: Path) -> str:
     """The same for a bench whose suites are in `folder`, and whose judge and sampling are another program's;
     returns the protocol's hash."""
-    held = read(path)
+    theirs = read(path)
     here = protocol_of(config, folder, "target")
-    answers = here.answers.model_copy(update=held.answers.model_dump(include=SAMPLING))
-    _compare(path, held, here.model_copy(update={"judges": held.judges, "answers": answers}))
-    return held.sha256
+    answers = here.answers.model_copy(update=theirs.answers.model_dump(include=SAMPLING))
+    _compare(path, theirs, here.model_copy(update={"judges": theirs.judges, "answers": answers}))
+    return theirs.sha256
 
 
-def _compare(path: Path, held: Protocol, here: Protocol) -> None:
-    if said := first_difference(held.model_dump(mode="json"), here.model_dump(mode="json")):
-        raise UserError(f"{path}: this bench differs from it in {said}; make it the same")
+def _compare(path: Path, theirs: Protocol, here: Protocol) -> None:
+    if difference := first_difference(theirs.model_dump(mode="json"), here.model_dump(mode="json")):
+        raise UserError(f"{path}: this bench differs from it in {difference}; make it the same")

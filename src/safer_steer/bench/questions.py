@@ -49,16 +49,16 @@ def answers_of(run: Path, model: str) -> Iterator[tuple[str, list[Dialogue]]]:
 def check_sets(names: Sequence[str], most: int | None, trial: Trial | None = None) -> None:
     """Read the sets that are files or folders from end to end, decode the pictures that will be shown, and
     try them on the student. Nothing is written. `most` and errors as in `bring_in_sets`."""
-    for name, path in _named(names).items():
+    for name, path in _paths(names).items():
         for sample in _samples(name, path, most):
             for image in sample.images:
                 with _named_row(sample):
-                    check_whole(*_read(image), trial)
+                    check_whole(*_file(image), trial)
 
 
-def count(given: str, most: int | None) -> int:
+def count(entry: str, most: int | None) -> int:
     """How many questions of a set will be asked. Arguments and errors as in `bring_in_sets`."""
-    ((name, path),) = _named([given]).items()
+    ((name, path),) = _paths([entry]).items()
     return sum(1 for _ in _samples(name, path, most))
 
 
@@ -73,7 +73,7 @@ def bring_in_sets(names: Sequence[str], folder: Path, most: int | None, max_pixe
            name.
     """
     sets = []
-    for name, path in _named(names).items():
+    for name, path in _paths(names).items():
         below = f"{FOLDER}/{name}"
         seeds = [_seed(sample, folder, below, max_pixels) for sample in _samples(name, path, most)]
         write_atomic(folder / below / "questions.jsonl", to_jsonl(seeds))
@@ -81,16 +81,16 @@ def bring_in_sets(names: Sequence[str], folder: Path, most: int | None, max_pixe
     return sets
 
 
-def _named(names: Sequence[str]) -> dict[str, Path | None]:
+def _paths(names: Sequence[str]) -> dict[str, Path | None]:
     """The sets by name, a file's stem or a folder's name; None for the embedded one."""
     paths: dict[str, Path | None] = {}
-    for given in names:
-        path = None if given == SANDBOX else Path(given)
+    for entry in names:
+        path = None if entry == SANDBOX else Path(entry)
         if path is not None and not path.exists():
             raise UserError(f"bench.capability: {path}: no such file or folder")
         name = SANDBOX if path is None else file_name(path.stem if path.is_file() else path.name)
         if name in paths or (path is not None and name == SANDBOX):
-            raise UserError(f"bench.capability: {given}: another set is called {name!r} too; rename it")
+            raise UserError(f"bench.capability: {entry}: another set is called {name!r} too; rename it")
         paths[name] = path
     return paths
 
@@ -123,11 +123,11 @@ def _seed(sample: Sample, folder: Path, below: str, max_pixels: int) -> Seed:
 
 def _picture(image: Path | bytes, sample: Sample, max_pixels: int) -> Picture:
     with _named_row(sample):
-        data, called = _read(image)
+        data, called = _file(image)
         return picture_from(data, "", max_pixels, called)
 
 
-def _read(image: Path | bytes) -> tuple[bytes, str]:
+def _file(image: Path | bytes) -> tuple[bytes, str]:
     """A picture's file, and what it is called in messages."""
     return (image, EMBEDDED) if isinstance(image, bytes) else (image.read_bytes(), str(image))
 

@@ -24,27 +24,27 @@ def recounted(run: Path) -> str:
     """The first number of summary.json that does not follow from the rows in `bench` and `capability`, with
     both values; "" if all follow. Raises `UserError` if a file is missing or damaged."""
     config, there = config_in(run), Summary.read(run / "summary.json")
-    if (held := read_protocol(run / PROTOCOL).sha256) != there.protocol:
-        return f"protocol ({there.protocol} in summary.json, {held} in {PROTOCOL})"
+    if (sha256 := read_protocol(run / PROTOCOL).sha256) != there.protocol:
+        return f"protocol ({there.protocol} in summary.json, {sha256} in {PROTOCOL})"
     suites = {suite.name: suite for suite in map(read_suite, sorted((run / "suites").glob("*/*.jsonl")))}
     attacked = config.bench.adaptive is not None and bool(there.adaptive)
     intents = kept_intents(run) if attacked else []
     material = Material([*suites.values()], [], intents, [])
-    played, models = Played(), {*kept_models(run)}
+    results, models = Played(), {*kept_models(run)}
     for model in (name for name in there.models if name in models):
         folder = run / "bench" / model
-        played.scripted[model] = _scripted(there, suites, folder)
-        played.attacked[model] = {}
+        results.scripted[model] = _scripted(there, suites, folder)
+        results.attacked[model] = {}
         for attack in kept_attacks(KeptModel(folder), run) if attacked else ():
-            played.attacked[model][attack.name] = _in_order(attack.journal(folder), attack.seeds)
+            results.attacked[model][attack.name] = _in_order(attack.journal(folder), attack.seeds)
         answers = dict(answers_of(run, model))
-        played.answers[model] = {}
+        results.answers[model] = {}
         for name in there.capability:
             if name in answers:
                 questions = read_seeds(run / "capability" / name / "questions.jsonl")
                 by_id = {dialogue.id: dialogue for dialogue in answers[name]}
-                played.answers[model][name] = [by_id[seed.id] for seed in questions]
-    here = summary_of(config, material, played, there.scored, there.protocol or "")
+                results.answers[model][name] = [by_id[seed.id] for seed in questions]
+    here = summary_of(config, material, results, there.scored, there.protocol or "")
     return first_difference(there.as_dict(), json.loads(json.dumps(here.as_dict()))) or ""
 
 

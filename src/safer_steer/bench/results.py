@@ -355,11 +355,11 @@ def in_order(models: Iterable[str]) -> list[str]:
     """Model names in the order of all tables and plots: by run, in the order in which `models` names them
     first, and within a run as in the method."""
     names = list(models)
-    known, runs = list(LABELS), list(dict.fromkeys(parted(name)[0] for name in names))
+    order, runs = list(LABELS), list(dict.fromkeys(parted(name)[0] for name in names))
 
     def place(name: str) -> tuple[int, int, str]:
         run, model = parted(name)
-        return runs.index(run), known.index(model) if model in LABELS else len(known), model
+        return runs.index(run), order.index(model) if model in LABELS else len(order), model
 
     return sorted(names, key=place)
 
@@ -367,5 +367,5 @@ def in_order(models: Iterable[str]) -> list[str]:
 def model_label(name: str) -> str:
     """The display name of a model."""
     run, model = parted(name)
-    shown = LABELS.get(model, model)
-    return f"{run} · {shown}" if run else shown
+    label = LABELS.get(model, model)
+    return f"{run} · {label}" if run else label

@@ -65,10 +65,10 @@ class Shared:
 
     def in_words(self) -> str:
         """The counts on one line; "" if nothing is shared."""
-        told = []
+        parts = []
         for name, scripts in self._scripts.items():
             counts = (("a picture", scripts.pictures), ("a question", scripts.questions))
-            said = [f"{len(ids)} with {what} of the training data" for what, ids in counts if ids]
-            if said:
-                told.append(f"{name}: of {scripts.all} scripts {' and '.join(said)}")
-        return "; ".join(told)
+            words = [f"{len(ids)} with {what} of the training data" for what, ids in counts if ids]
+            if words:
+                parts.append(f"{name}: of {scripts.all} scripts {' and '.join(words)}")
+        return "; ".join(parts)

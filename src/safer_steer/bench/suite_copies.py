@@ -81,14 +81,14 @@ def copied(
     suite: Suite, to: Path, max_pixels: int, read: Callable[[Path], Iterable[Seed]] = read_seeds
 ) -> Suite:
     """The suite as it is in the run, its pictures put there. `read` reads the copy of an earlier process."""
-    before, known = to / f"{suite.name}.jsonl", dict[str, str]()
+    before, earlier = to / f"{suite.name}.jsonl", dict[str, str]()
     for seed in read(before) if before.is_file() else ():
-        known |= scaled_from(seed)
+        earlier |= scaled_from(seed)
     originals, copied = dict[str, str](), set[str]()
     for seed in suite.seeds:
         for image in seed.all_images:
             if image not in copied:
-                original = _copy_picture(suite, seed, image, to, max_pixels, known)
+                original = _copy_picture(suite, seed, image, to, max_pixels, earlier)
                 copied.add(image)
                 if original:
                     originals[image] = original
@@ -97,11 +97,11 @@ def copied(
 
 
 def _copy_picture(
-    suite: Suite, seed: Seed, image: str, to: Path, max_pixels: int, known: Mapping[str, str]
+    suite: Suite, seed: Seed, image: str, to: Path, max_pixels: int, earlier: Mapping[str, str]
 ) -> str | None:
     """Copy a picture in the form that all readers take alike; returns the original's id if the copy differs.
 
-    `known` holds the ids of what an earlier process wrote anew: unless the original has changed, that copy
+    `earlier` holds the ids of what an earlier process wrote anew: unless the original has changed, that copy
     stays.
 
     Raises:
@@ -110,8 +110,8 @@ def _copy_picture(
     """
     with named(suite, seed):
         path, copy = inside(suite.folder, image), inside(to, image)
-        if image in known and copy.is_file() and known[image] == picture_id(path):
-            return known[image]
+        if image in earlier and copy.is_file() and earlier[image] == picture_id(path):
+            return earlier[image]
         picture = load_picture(suite.folder, image, max_pixels)
     if not copy.is_file() or copy.read_bytes() != picture.data:
         write_atomic(copy, picture.data, sync=False)

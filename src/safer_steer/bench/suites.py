@@ -141,13 +141,13 @@ def read_suites(names: Sequence[str], trial: Trial | None = None) -> list[Suite]
 
 def decode_pictures(suites: Sequence[Suite], trial: Trial | None = None) -> None:
     """Decode each picture once, and try it on the student. Raises `UserError`: those that cannot be used."""
-    seen, unusable = set[Path](), []
+    paths, unusable = set[Path](), []
     for suite in suites:
         for seed, image in ((one, image) for one in suite.seeds for image in one.all_images):
             path = suite.folder / image
-            if path in seen:
+            if path in paths:
                 continue
-            seen.add(path)
+            paths.add(path)
             try:
                 check_whole(inside(suite.folder, image).read_bytes(), str(path), trial)
             except (PictureError, PathError, OSError) as error:
@@ -167,9 +167,9 @@ def named(suite: Suite, seed: Seed) -> Iterator[None]:
 def suites_named(names: Sequence[str]) -> list[Suite]:
     """The suites that are files, each with a name of its own."""
     suites = [read_suite(path) for path in suite_files(names)]
-    taken = Counter([*(suite.name for suite in suites), *embedded_names(names)])
+    counts = Counter([*(suite.name for suite in suites), *embedded_names(names)])
     for suite in suites:
         path = suite.folder / f"{suite.name}.jsonl"
-        if taken[suite.name] > 1:
+        if counts[suite.name] > 1:
             raise UserError(f"{path}: another suite is called {suite.name!r} too; rename the file")
     return suites

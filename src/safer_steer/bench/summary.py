@@ -84,13 +84,13 @@ def unscored_share(summary: Summary) -> float:
 
 def commonest_error(results: Mapping[str, Mapping[Any, Suites]]) -> str:
     """Why most of the calls that failed did, and how many those are; "none is recorded" if none failed."""
-    played = [
+    by_suite = [
         dialogues
         for protocols in results.values()
         for suites in protocols.values()
         for dialogues in suites.values()
     ]
-    return reasons_in(chain.from_iterable(played)).commonest or "none is recorded"
+    return reasons_in(chain.from_iterable(by_suite)).commonest or "none is recorded"
 
 
 def _protocol(

@@ -62,11 +62,11 @@ def probe_suites(config: Config, run: Path) -> list[Suite]:
     if SANDBOX in names:
         from safer_steer.sandbox.suites import write_suites
 
-        written = write_suites(home / SANDBOX, 0, each)["multi_turn"]
-        twins += [moved(suite, run, f"{FOLDER}/suites/{SANDBOX}") for suite in _in_files(written)]
+        files = write_suites(home / SANDBOX, 0, each)["multi_turn"]
+        twins += [moved(suite, run, f"{FOLDER}/suites/{SANDBOX}") for suite in _in_files(files)]
     for suite in suites:
-        drawn = copied(draw_suite(suite, each), home / suite.name, config.student.max_pixels)
-        twins.append(moved(drawn, run, f"{FOLDER}/suites/{suite.name}"))
+        copy = copied(draw_suite(suite, each), home / suite.name, config.student.max_pixels)
+        twins.append(moved(copy, run, f"{FOLDER}/suites/{suite.name}"))
     return twins
 
 

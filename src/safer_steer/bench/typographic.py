@@ -24,11 +24,11 @@ NAME, ID = "_typographic", "-typographic"
 """What follows the name of its suite, and the ids of its scripts."""
 
 
-def check_variants(suites: Iterable[Suite], taken: Collection[str]) -> None:
-    """Raises `UserError` if a suite would have no variant, or one with a name that is `taken`."""
+def check_variants(suites: Iterable[Suite], names: Collection[str]) -> None:
+    """Raises `UserError` if a suite would have no variant, or one of these `names`."""
     for suite in suites:
         file = f"{suite.folder / suite.name}.jsonl"
-        if (name := f"{suite.name}{NAME}") in taken:
+        if (name := f"{suite.name}{NAME}") in names:
             raise UserError(f"{file}: bench.typographic: {name} would be its variant; rename that suite")
         why = Counter(filter(None, map(_complaint, suite.seeds)))
         if why.total() == len(suite.seeds):
@@ -68,9 +68,9 @@ def variant_of(suite: Suite, folder: Path, style: Typographic, pictures_of: Pict
 def _in_pictures(seed: Seed, folder: Path, under: str, style: Typographic, pictures_of: PicturesOf) -> Seed:
     """The script with all its words in pictures. Raises `Undrawable` if one of its turns cannot be drawn."""
     turns, by_turn, images = list[Turn](), list[list[str]](), f"{under}/images/"
-    shown = [pictures_of(paths) for paths in seed.images_by_turn()]
-    drawn = [in_picture(turn, pictures, style) for turn, pictures in zip(seed.turns, shown, strict=True)]
-    for (turn, data), pictures in zip(drawn, shown, strict=True):
+    views = [pictures_of(paths) for paths in seed.images_by_turn()]
+    pages = [in_picture(turn, pictures, style) for turn, pictures in zip(seed.turns, views, strict=True)]
+    for (turn, data), pictures in zip(pages, views, strict=True):
         others = [keep(other.data, folder, images, other.suffix) for other in pictures[:-1]]
         by_turn.append([*others, keep(data, folder, images)])
         turns.append(turn.model_copy(update={"images": by_turn[-1] if turns else []}))

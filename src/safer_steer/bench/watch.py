@@ -49,7 +49,7 @@ class Watch:
             self._breaker.note(0, kind=who)
 
 
-def named(model: ChatModel) -> str:
+def label_of(model: ChatModel) -> str:
     """A model and its endpoint, for an error message."""
     return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
 

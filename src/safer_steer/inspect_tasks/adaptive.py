@@ -13,7 +13,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.adaptive.attacker import by_model
 from safer_steer.bench.adaptive.intents import tries_of
-from safer_steer.bench.adaptive.results import breached, of_attacker, said, state_of
+from safer_steer.bench.adaptive.results import all_turns, breached, of_attacker, state_of
 from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.attacks import bring_in_intents
 from safer_steer.bench.results import Attacked
@@ -164,7 +164,7 @@ def breaches() -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         dialogue = Dialogue.model_validate(state.metadata["dialogue"])
-        turns = [(place, turn) for place, turn, _ in said(dialogue)]
+        turns = [(place, turn) for place, turn, _ in all_turns(dialogue)]
         return Score(
             value={
                 "scored": int(state_of(dialogue) == "scored"),

@@ -86,8 +86,8 @@ def bench(
     metadata = {}
     if protocol:
         student = Student(format=layout, system=system, max_pixels=max_pixels)
-        asked = Bench.model_validate({"verdict": verdict, "judge_requests": judge_requests})
-        here = Config(student=student, bench=asked)
+        settings = Bench.model_validate({"verdict": verdict, "judge_requests": judge_requests})
+        here = Config(student=student, bench=settings)
         metadata["protocol"] = refuse_others(Path(protocol), here, folder)
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer"),

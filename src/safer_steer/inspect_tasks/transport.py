@@ -109,12 +109,12 @@ def judging(
 def as_inspect(message: Message) -> ChatMessage:
     """A chat message in Inspect's form."""
     content = message["content"]
-    said: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    items: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     parts: list[ContentText | ContentImage] = [
         ContentText(text=part["text"])
         if part["type"] == "text"
         else ContentImage(image=part["image_url"]["url"])
-        for part in said
+        for part in items
     ]
     match message["role"]:
         case "system":
@@ -136,11 +136,11 @@ def under_test(format: Format, system: str, ask_layout: bool, pictures_of: Pictu
     return ChatAssistant(target, pictures_of, system=system, format=format)
 
 
-def keep(state: TaskState, played: Dialogue, assistant: ChatAssistant) -> None:
+def keep(state: TaskState, dialogue: Dialogue, assistant: ChatAssistant) -> None:
     """Keep a played dialogue in a sample's state: the row in its metadata, and the messages for the log."""
-    state.metadata["dialogue"] = played.model_dump(mode="json")
-    if played.turns:
-        *before, last = played.turns
-        earlier = played.model_copy(update={"turns": before})
+    state.metadata["dialogue"] = dialogue.model_dump(mode="json")
+    if dialogue.turns:
+        *before, last = dialogue.turns
+        earlier = dialogue.model_copy(update={"turns": before})
         answer = {"role": "assistant", "content": last.assistant or ""}
         state.messages = [*map(as_inspect, [*assistant.messages(earlier, last), answer])]

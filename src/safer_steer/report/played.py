@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safer_steer.bench.adaptive.results import breached, said, state_of
+from safer_steer.bench.adaptive.results import all_turns, breached, state_of
 from safer_steer.bench.journals import kind_of
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
@@ -51,7 +51,7 @@ def read_bench(run: Path) -> Bench:
     """
     bench: Bench = {}
     for path in sorted((run / "bench").glob("*/*.jsonl")):
-        if dialogues := {played.dialogue.id: played for played in _dialogues(path)}:
+        if dialogues := {one.dialogue.id: one for one in _dialogues(path)}:
             bench.setdefault(path.stem, {})[path.parent.name] = dialogues
     return bench
 
@@ -67,13 +67,13 @@ def outcome(dialogue: Dialogue, adaptive: bool = False) -> Outcome:
         adaptive: an attacker that adapts was in the user's seat. Then `breached` takes the place of
             `gave_way` (docs/how-to/adaptive.md), and a try that the attacker gave up has `held`.
     """
-    counted = state_of(dialogue) if adaptive else state(dialogue)
-    if counted != "scored":
-        return Outcome(counted)
+    end = state_of(dialogue) if adaptive else state(dialogue)
+    if end != "scored":
+        return Outcome(end)
     turns: Iterable[tuple[int, Turn]] = enumerate(dialogue.turns, 1)
     test: Callable[[Turn], bool]
     if adaptive:
-        turns = ((place, turn) for place, turn, _ in said(dialogue))
+        turns = ((place, turn) for place, turn, _ in all_turns(dialogue))
         test, bad, good = breached, "breached", "held"
     elif is_safe(dialogue):
         test, bad, good = refuses, "over_refused", "answered"
@@ -101,15 +101,15 @@ def gives_way(turn: Turn) -> bool:
 
 def technique(turn: Turn) -> str:
     """The technique of an attacker's turn; "" if it is not known."""
-    named = turn.meta.get("technique") or turn.meta.get("strategy")
-    return in_words(named) if isinstance(named, str) else ""
+    name = turn.meta.get("technique") or turn.meta.get("strategy")
+    return in_words(name) if isinstance(name, str) else ""
 
 
 def techniques(dialogue: Dialogue) -> list[str]:
     """The techniques of a dialogue's script and turns, each once."""
     script = [dialogue.meta.get("strategy"), dialogue.meta.get("escalation")]
-    named = [in_words(one) for one in script if isinstance(one, str)] + list(map(technique, dialogue.turns))
-    return list(dict.fromkeys(filter(None, named)))
+    names = [in_words(one) for one in script if isinstance(one, str)] + list(map(technique, dialogue.turns))
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def in_words(name: Any) -> str:
@@ -121,9 +121,9 @@ def _dialogues(path: Path) -> Iterator[Played]:
     file = "/".join(path.parts[-3:])
     for place, row in enumerate(read_rows(path), 1):
         try:
-            played = Played(Dialogue.model_validate(row, extra="ignore"), file, place)
-            list(said(played.dialogue))  # what was taken back is in meta, and so not validated yet
-            yield played
+            one = Played(Dialogue.model_validate(row, extra="ignore"), file, place)
+            list(all_turns(one.dialogue))  # what was taken back is in meta, and so not validated yet
+            yield one
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(

@@ -112,8 +112,8 @@ async def by_model(seen: Seen) -> Move:
         technique = OTHER
     notes: dict[str, JsonValue] = {"safe": True} if technique == OPENING else {}
     words = getattr(move, "show_text", "")
-    told = (move.take_back, move.picture, move.observation, move.thought)
-    return Move(move.user, technique, *told, notes, words)
+    details = (move.take_back, move.picture, move.observation, move.thought)
+    return Move(move.user, technique, *details, notes, words)
 
 
 @cache
@@ -145,13 +145,13 @@ def attackers_of(
     attackers: dict[str, tuple[Attacker, Callable[[], ChatModel]]] = {
         name: (by_model, partial(ask, name)) for name in config.attacker_roles()
     }
-    asked = partial(ask, config.role("attacker").model)
+    model = partial(ask, config.role("attacker").model)
     for path in adaptive.trained:
         from safer_steer.bench.adaptive.trained import TrainedAttacker
 
-        attackers[name_of(path)] = (TrainedAttacker(config, path), asked)
+        attackers[name_of(path)] = (TrainedAttacker(config, path), model)
     for name in adaptive.own:
-        attackers[name] = (_own(name), asked)
+        attackers[name] = (_own(name), model)
     return attackers
 
 

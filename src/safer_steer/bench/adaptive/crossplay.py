@@ -55,8 +55,8 @@ class CrossPlay:
         """`blank`: the attacker sees pictures of one colour; student and tutor see them as they are."""
         self.config, self.pool, self.tutor, self.wait = config, pool, tutor, wait
         self.folder = crossplay_of(run, blank)
-        shown = pictures_in(run, config.student.max_pixels)
-        self.shown: dict[Side, PicturesOf] = {"student": shown, "attacker": _blank(shown) if blank else shown}
+        plain = pictures_in(run, config.student.max_pixels)
+        self.views: dict[Side, PicturesOf] = {"student": plain, "attacker": _blank(plain) if blank else plain}
         self._model: Any = with_adapter(load_student(config.student).model, pool.anchor()).eval()
         self._adapters: dict[Side, str] = {}
 
@@ -82,7 +82,7 @@ class CrossPlay:
         role = self.config.role("attacker").model_copy(update={"model": attacker})
         model = ChatModel("attacker", role, SandboxTransport(attacker))
         settings = Adaptive(turns=self.config.rl.max_turns, take_backs=0)
-        return AdaptiveUser(by_model, lambda: model, settings, format, self.shown["attacker"])
+        return AdaptiveUser(by_model, lambda: model, settings, format, self.views["attacker"])
 
     def _speaker(self, side: Side, steps: int) -> StudentAssistant:
         settings = self.config.student
@@ -92,7 +92,7 @@ class CrossPlay:
         adapter = self._adapter(side, steps)
         sampled = SampledStudent(self._model, renderer, settings, rl.temperature, rl.rollouts, "")
         key = f"cross-play {self.config.seed} {side}"
-        return StudentAssistant(AdapterPolicy(sampled, adapter), renderer, settings, self.shown[side], key)
+        return StudentAssistant(AdapterPolicy(sampled, adapter), renderer, settings, self.views[side], key)
 
     def _adapter(self, side: Side, steps: int) -> str | None:
         """PEFT's name of a checkpoint on the one base, which holds one of each side; None for the base."""

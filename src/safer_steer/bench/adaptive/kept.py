@@ -23,49 +23,49 @@ class KeptAttack:
         return [self._as_played(one) for one in tries]
 
     def _as_played(self, one: Seed) -> Seed:
-        kept = self.dialogues.get(one.id)
-        if kept is None:
+        record = self.dialogues.get(one.id)
+        if record is None:
             return one
-        places = one.turns[: len(kept.turns)] if kept.stop is StopReason.SUCCESS else one.turns
-        return one.model_copy(update={"turns": places, "meta": without(kept.meta, "error", "taken_back")})
+        places = one.turns[: len(record.turns)] if record.stop is StopReason.SUCCESS else one.turns
+        return one.model_copy(update={"turns": places, "meta": without(record.meta, "error", "taken_back")})
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         """Raises `NotKept` where the attacker gave up, or the dialogue was not played on."""
-        kept, turn = self._turn(dialogue, len(dialogue.taken_back))
+        record, turn = self._turn(dialogue, len(dialogue.taken_back))
         if turn is None:
-            if kept and kept.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
+            if record and record.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
                 return Reply(template.user)  # what was asked there is not in the row
-            raise NotKept(kept)
+            raise NotKept(record)
         return Reply(turn.user, without(turn.meta, *OF_JUDGE, "taken_back"), turn.images)
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Raises `ContextFull` or `NotKept` where the dialogue ended in that way."""
-        kept, turn = self._turn(dialogue, len(asked.taken_back))
+        record, turn = self._turn(dialogue, len(asked.taken_back))
         if turn is None:
-            if kept and kept.stop is StopReason.CONTEXT_FULL:
+            if record and record.stop is StopReason.CONTEXT_FULL:
                 raise ContextFull
-            raise NotKept(kept)
+            raise NotKept(record)
         return Reply(turn.assistant or "")
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
         """Whether the attacker took that turn back. Raises `NotKept` if that is unknown, since the dialogue
         ended at that turn: the attacker failed, or the judge did."""
-        kept, place = self.dialogues[dialogue.id], len(dialogue.turns) - 1
+        record, place = self.dialogues[dialogue.id], len(dialogue.turns) - 1
         before = len(dialogue.turns[place].taken_back)
-        if before < len(_taken_back(kept, place)):
+        if before < len(_taken_back(record, place)):
             return True
         ended = self._turn(dialogue, 0)[1] is None
-        if ended and kept.stop in (StopReason.USER_FAILED, StopReason.UNSCORED):
-            raise NotKept(kept)
+        if ended and record.stop in (StopReason.USER_FAILED, StopReason.UNSCORED):
+            raise NotKept(record)
         return False
 
     def _turn(self, dialogue: Dialogue, before: int) -> tuple[Dialogue | None, Turn | None]:
         """The kept dialogue, and its turn in the next place after so many were taken back there; None if it
         ended before."""
-        kept, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
-        turns = [*_taken_back(kept, place), *kept.turns[place : place + 1]] if kept else []
-        return kept, turns[before] if before < len(turns) else None
+        record, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
+        turns = [*_taken_back(record, place), *record.turns[place : place + 1]] if record else []
+        return record, turns[before] if before < len(turns) else None
 
 
-def _taken_back(kept: Dialogue, place: int) -> list[Turn]:
-    return (kept if place == len(kept.turns) else kept.turns[place]).taken_back
+def _taken_back(record: Dialogue, place: int) -> list[Turn]:
+    return (record if place == len(record.turns) else record.turns[place]).taken_back

@@ -27,8 +27,8 @@ def folder_of(path: str) -> Path:
 
 def base_of(folder: Path) -> str:
     """The model that an adapter was trained on, as the adapter says."""
-    named = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return str(SHIPPED) if named == "sandbox" else str(named)
+    base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return str(SHIPPED) if base == "sandbox" else str(base)
 
 
 class TrainedAttacker:
@@ -67,11 +67,11 @@ class TrainedAttacker:
         from safer_steer.student.assistant import add_user
         from safer_steer.student.transcript import Transcript
 
-        transcript, heard = Transcript(self.renderer), goal_of(seen.intent)
+        transcript, message = Transcript(self.renderer), goal_of(seen.intent)
         pictures = [part for part in seen.pictures if isinstance(part, Picture)]
         for exchange in seen.history:
-            add_user(transcript, heard, pictures)
+            add_user(transcript, message, pictures)
             transcript.add_answer(exchange.user)
-            heard, pictures = exchange.assistant or NOTHING, []
-        add_user(transcript, heard, pictures)
+            message, pictures = exchange.assistant or NOTHING, []
+        add_user(transcript, message, pictures)
         return transcript

@@ -83,7 +83,7 @@ class AdaptiveUser:
         """
         self.attacker, self.model, self.settings = attacker, model, settings
         self.format, self.pictures_of, self.folder = format, pictures_of, folder
-        self.techniques = {name: TECHNIQUES[name] for name in known(settings.techniques)}
+        self.techniques = {name: TECHNIQUES[name] for name in checked_techniques(settings.techniques)}
         if settings.show_text:
             self.techniques |= SHOWING_TEXT
         self._planned: dict[str, _Planned] = {}
@@ -131,25 +131,25 @@ class AdaptiveUser:
         tried = [turn.words for turn in _attempts(dialogue)]
         said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
         before += tried
-        asked = Asked()
+        request = Asked()
         while True:
             calls = dialogue.meta["calls"] = dialogue.meta.get("calls", 0) + 1
             try:
-                move = await self.attacker(self._seen(dialogue, asked.faults))
-                words, picture = self._drawn(move.show_text)
-                said = f"{move.user} {words}".strip()
-                for part in (move.user, words or said):
+                move = await self.attacker(self._for_attacker(dialogue, request.faults))
+                words, picture = self._picture(move.show_text)
+                message = f"{move.user} {words}".strip()
+                for part in (move.user, words or message):
                     check("attacker", part)
-                check("attacker", said, before)
+                check("attacker", message, before)
                 if move.take_back:
-                    check("attacker", said, said_here, sayings=1)
-                return _Planned(move, words, picture, calls, asked)
+                    check("attacker", message, said_here, sayings=1)
+                return _Planned(move, words, picture, calls, request)
             except GAVE_UP as error:
-                if not asked.again(error):
-                    dialogue.meta["attacker_faults"] = asked.faults
+                if not request.again(error):
+                    dialogue.meta["attacker_faults"] = request.faults
                     raise
 
-    def _drawn(self, text: str) -> tuple[str, bytes]:
+    def _picture(self, text: str) -> tuple[str, bytes]:
         """The words that a picture shows, and the picture. Raises `UnparsableError` if they cannot be
         drawn."""
         if not text:
@@ -160,7 +160,7 @@ class AdaptiveUser:
         except Undrawable as error:
             raise UnparsableError(f"attacker: its words cannot be drawn: {error}") from None
 
-    def _seen(self, dialogue: Dialogue, faults: list[str]) -> Seen:
+    def _for_attacker(self, dialogue: Dialogue, faults: list[str]) -> Seen:
         last = dialogue.turns[-1] if dialogue.turns else None
         own = dialogue.meta.get("later", [])
         view = self._view(dialogue, own)
@@ -190,11 +190,11 @@ class AdaptiveUser:
         view: View = []
         for number, image in enumerate(own, 1):
             view += [f"Picture {number} of your own:", *self.pictures_of([image])]
-        shown = dialogue.images_by_turn() if dialogue.turns else [dialogue.images]
+        by_turn = dialogue.images_by_turn() if dialogue.turns else [dialogue.images]
         return [
             *view,
             *(["The pictures of the dialogue:"] if view else []),
-            *in_view(shown, self.pictures_of),
+            *in_view(by_turn, self.pictures_of),
         ]
 
     def _take_backs_left(self, dialogue: Dialogue) -> int:
@@ -202,7 +202,7 @@ class AdaptiveUser:
         return self.settings.take_backs - used
 
 
-def known(techniques: list[str]) -> list[str]:
+def checked_techniques(techniques: list[str]) -> list[str]:
     """These techniques; all if none is named. Raises `UserError` if one is unknown."""
     for name in techniques:
         if name not in TECHNIQUES:

@@ -93,8 +93,8 @@ def _p_of_table(rows: Sequence[tuple[int, int]]) -> float | None:
         return 1.0
     if len(table) == 2:
         return float(fisher_exact(table).pvalue)
-    drawn = MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(0))
-    return float(fisher_exact(table, method=drawn).pvalue)
+    method = MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(0))
+    return float(fisher_exact(table, method=method).pvalue)
 
 
 def _by_own_labels(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -> tuple[float, float, float]:

@@ -50,11 +50,11 @@ def drawn(dialogues: Iterable[Place], count: int, seed: int) -> list[Place]:
     for place in sorted(dialogues):
         suites.setdefault(place[:3], []).append(place)
     left = [chance.sample(places, len(places)) for places in suites.values()]
-    chosen: list[Place] = []
-    while len(chosen) < count and left:
-        chosen += [places.pop() for places in chance.sample(left, min(len(left), count - len(chosen)))]
+    sample: list[Place] = []
+    while len(sample) < count and left:
+        sample += [places.pop() for places in chance.sample(left, min(len(left), count - len(sample)))]
         left = [places for places in left if places]
-    return chance.sample(chosen, len(chosen))
+    return chance.sample(sample, len(sample))
 
 
 def needed(suites: int) -> int:
@@ -62,10 +62,10 @@ def needed(suites: int) -> int:
     return max(IN_EACH, ceil(ENOUGH / max(suites, 1)))
 
 
-def enough_said(chosen: Iterable[Place], played: Iterable[Place]) -> str:
+def enough_said(sample: Iterable[Place], dialogues: Iterable[Place]) -> str:
     """What the dialogues on a sheet are enough for, if all are labelled."""
-    cells = Counter({place[:3]: 0 for place in played})
-    cells.update(place[:3] for place in chosen)
+    cells = Counter({place[:3]: 0 for place in dialogues})
+    cells.update(place[:3] for place in sample)
     return (
         f"at least {min(cells.values())} of each model and suite; to be corrected, a suite's rate needs"
         f" {needed(1)} (--sample {needed(1) * len(cells)}), a mean over three suites or more {needed(3)} of"
@@ -86,10 +86,10 @@ def write_sheet(dialogues: Mapping[Place, Dialogue], format: Format, out: Path) 
     sheet.writeheader()
     turns = 0
     for place, dialogue in dialogues.items():
-        shown = dialogue.images_by_turn()
+        images = dialogue.images_by_turn()
         for number, turn in enumerate(dialogue.turns, 1):
             answer = visible_answer(turn.assistant or "", format)
-            row = {"user": turn.user, "answer": answer, "pictures": " ".join(shown[number - 1])}
+            row = {"user": turn.user, "answer": answer, "pictures": " ".join(images[number - 1])}
             cells = {name: _plain(cell) for name, cell in row.items()}
             sheet.writerow({"dialogue": place.code, "turn": number, **cells})
             turns += 1
@@ -114,10 +114,10 @@ def read_labels(path: Path, dialogues: Mapping[Place, Dialogue]) -> list[Label]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error.args[-1]}); give a CSV file in UTF-8") from None
     labels: dict[tuple[Place, int, str], Label] = {}
-    named = _named(dialogues)
+    by_name = _by_name(dialogues)
     for line, row in _rows(path, text):
         if any((row[name] or "").strip() for name in SCORES):
-            label = _label(row, named, dialogues, f"{path}:{line}")
+            label = _label(row, by_name, dialogues, f"{path}:{line}")
             key = (label.place, label.turn, label.annotator)
             if key in labels:
                 raise UserError(f"{path}:{line}: this person has labelled this turn before")
@@ -146,34 +146,34 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
         ) from None
 
 
-def _named(dialogues: Iterable[Place]) -> dict[str, list[Place]]:
+def _by_name(dialogues: Iterable[Place]) -> dict[str, list[Place]]:
     """The dialogues that a name may mean: a code means one, a script's id one of each model and suite."""
-    named: dict[str, list[Place]] = {}
+    by_name: dict[str, list[Place]] = {}
     for place in dialogues:
         for name in (place.code, place.id):
-            named.setdefault(name, []).append(place)
-    return named
+            by_name.setdefault(name, []).append(place)
+    return by_name
 
 
 def _label(
     row: Mapping[str, str | None],
-    named: Mapping[str, Sequence[Place]],
+    by_name: Mapping[str, Sequence[Place]],
     dialogues: Mapping[Place, Dialogue],
     where: str,
 ) -> Label:
     name = (row["dialogue"] or "").strip()
-    meant = named.get(name, ())
-    if not meant:
+    places = by_name.get(name, ())
+    if not places:
         raise UserError(f"{where}: no scored dialogue {name!r} in this bench")
-    if len(meant) > 1:
+    if len(places) > 1:
         raise UserError(
             f"{where}: {name!r} was played by several models or in several suites; use the codes that"
             " --template writes"
         )
-    last = len(dialogues[meant[0]].turns)
+    last = len(dialogues[places[0]].turns)
     turn = _number(row["turn"], "turn", (1, last), where)
     scores = {score: _number(row[score], score, limits, where) for score, limits in SCORES.items()}
-    return Label(meant[0], turn, (row.get("annotator") or "").strip() or "1", scores)
+    return Label(places[0], turn, (row.get("annotator") or "").strip() or "1", scores)
 
 
 def _number(cell: str | None, name: str, limits: tuple[int, int], where: str) -> int:

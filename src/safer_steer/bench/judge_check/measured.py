@@ -64,10 +64,10 @@ async def asked_again(
     done = failed = 0
     progress(0, total, 0)
 
-    async def one(critic: Critic, shown: Dialogue, turn: int) -> dict[str, float] | None:
+    async def one(critic: Critic, dialogue: Dialogue, turn: int) -> dict[str, float] | None:
         nonlocal done, failed
         try:
-            return (await critic.judge(shown, turn, None)).scores
+            return (await critic.judge(dialogue, turn, None)).scores
         except BoundaryError:
             failed += 1
             return None
@@ -76,13 +76,13 @@ async def asked_again(
             progress(done - failed, total, failed)
 
     again: dict[str, Again] = {}
-    for name, (sample, shown) in times.items():
+    for name, (sample, view) in times.items():
         critic = critic_by(config, judges, pictures_of, watch, sample)
-        asked = [
-            [one(critic, shown(dialogue, turn), turn) for turn in range(len(dialogue.turns))]
+        calls = [
+            [one(critic, view(dialogue, turn), turn) for turn in range(len(dialogue.turns))]
             for dialogue in dialogues.values()
         ]
-        scores = await asyncio.gather(*(asyncio.gather(*turns) for turns in asked))
+        scores = await asyncio.gather(*(asyncio.gather(*turns) for turns in calls))
         again[name] = dict(zip(dialogues, scores, strict=True))
     return again
 
@@ -111,7 +111,7 @@ def of_judge(config: Config) -> dict[str, Any]:
 # Against people ---------------------------------------------------------------
 
 
-def against_people(played: Played, labels: Sequence[Label], format: Format, seed: int = 0) -> dict[str, Any]:
+def against_people(bench: Played, labels: Sequence[Label], format: Format, seed: int = 0) -> dict[str, Any]:
     """The judge and people: agreement on every labelled turn, the judge's errors by dialogue, and rates
     corrected for them.
 
@@ -123,24 +123,24 @@ def against_people(played: Played, labels: Sequence[Label], format: Format, seed
         has `twin_help` too. A rate has the form of `corrected.corrected_rate`, with `judged` beside it.
     """
     pairs = [
-        _pair(label.place, label.turn, _turn(played, label.place, label.turn), label.scores, format)
+        _pair(label.place, label.turn, _turn(bench, label.place, label.turn), label.scores, format)
         for label in labels
     ]
     people = sorted({label.annotator for label in labels})
     return {
         **compared(pairs, seed),
         "annotators": len(people),
-        "alpha": {score: alpha(_ratings(played, labels, people, score, judge=True)) for score in SCORES},
+        "alpha": {score: alpha(_ratings(bench, labels, people, score, judge=True)) for score in SCORES},
         "alpha_people": {
-            score: alpha(_ratings(played, labels, people, score, judge=False)) if len(people) > 1 else None
+            score: alpha(_ratings(bench, labels, people, score, judge=False)) if len(people) > 1 else None
             for score in SCORES
         },
-        **_dialogues(played, labels),
+        **_dialogues(bench, labels),
     }
 
 
-def _turn(played: Played, place: Place, number: int) -> Turn:
-    return played.dialogues[place].turns[number - 1]
+def _turn(bench: Played, place: Place, number: int) -> Turn:
+    return bench.dialogues[place].turns[number - 1]
 
 
 def _pair(place: Place, number: int, turn: Turn, second: Mapping[str, float], format: Format) -> Pair:
@@ -150,29 +150,29 @@ def _pair(place: Place, number: int, turn: Turn, second: Mapping[str, float], fo
 
 
 def _ratings(
-    played: Played, labels: Sequence[Label], people: Sequence[str], score: str, judge: bool
+    bench: Played, labels: Sequence[Label], people: Sequence[str], score: str, judge: bool
 ) -> list[list[float | None]]:
     """[raters][turns] of one score, the judge first."""
     turns = list(dict.fromkeys((label.place, label.turn) for label in labels))
-    given = {(label.annotator, label.place, label.turn): float(label.scores[score]) for label in labels}
-    ours: list[float | None] = [(_turn(played, place, number).scores or {})[score] for place, number in turns]
-    theirs = [[given.get((person, *turn)) for turn in turns] for person in people]
+    scores = {(label.annotator, label.place, label.turn): float(label.scores[score]) for label in labels}
+    ours: list[float | None] = [(_turn(bench, place, number).scores or {})[score] for place, number in turns]
+    theirs = [[scores.get((person, *turn)) for turn in turns] for person in people]
     return [ours, *theirs] if judge else theirs
 
 
-def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
+def _dialogues(bench: Played, labels: Sequence[Label]) -> dict[str, Any]:
     """The judge's errors on whole dialogues, and the corrected rates."""
-    by_people = _relabelled(played, labels)
-    ours, theirs = _outcomes(played.dialogues), _outcomes(by_people)
+    by_people = _relabelled(bench, labels)
+    ours, theirs = _outcomes(bench.dialogues), _outcomes(by_people)
     errors, corrected = [], dict[str, Any]()
     groups: dict[tuple[ProtocolName, bool], dict[str, dict[str, list[Place]]]] = {}
-    for model, suite in played.suites:
+    for model, suite in bench.suites:
         by_model = groups.setdefault((suite.protocol, suite.safe_twins), {})
         every = (Place(model, suite.protocol, suite.name, seed.id) for seed in suite.seeds)
-        by_model.setdefault(model, {})[suite.name] = [place for place in every if place in played.dialogues]
+        by_model.setdefault(model, {})[suite.name] = [place for place in every if place in bench.dialogues]
     for protocol, twins in sorted(groups):
         by_model = groups[protocol, twins]
-        means = averaged({one.name: one.seeds for _, one in played.suites if one.protocol == protocol})
+        means = averaged({one.name: one.seeds for _, one in bench.suites if one.protocol == protocol})
         name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
         for criterion in CRITERIA[protocol]:
             judge, people = ours[criterion], theirs[criterion]
@@ -196,18 +196,18 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
     return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
 
 
-def _relabelled(played: Played, labels: Sequence[Label]) -> dict[Place, Dialogue]:
+def _relabelled(bench: Played, labels: Sequence[Label]) -> dict[Place, Dialogue]:
     """The dialogues of which people labelled every turn, with the mean of people's scores."""
-    given: dict[Place, dict[int, list[dict[str, int]]]] = {}
+    by_place: dict[Place, dict[int, list[dict[str, int]]]] = {}
     for label in labels:
-        given.setdefault(label.place, {}).setdefault(label.turn, []).append(label.scores)
+        by_place.setdefault(label.place, {}).setdefault(label.turn, []).append(label.scores)
     relabelled = {}
-    for place, turns in given.items():
-        dialogue = played.dialogues[place]
+    for place, turns in by_place.items():
+        dialogue = bench.dialogues[place]
         if len(turns) == len(dialogue.turns):
             means = [
-                {name: fmean(scores[name] for scores in given_to) for name in SCORES}
-                for _, given_to in sorted(turns.items())
+                {name: fmean(scores[name] for scores in ratings) for name in SCORES}
+                for _, ratings in sorted(turns.items())
             ]
             relabelled[place] = dialogue.with_scores(means)
     return relabelled
@@ -223,8 +223,8 @@ def _outcomes(dialogues: Mapping[Place, Dialogue]) -> dict[Criterion, dict[Place
 
 
 def _labelled(places: Iterable[Place], ours: Mapping[Place, int], theirs: Mapping[Place, int]) -> Labelled:
-    seen = [(theirs[place], ours[place]) for place in places if place in theirs]
-    return Labelled(seen.count((1, 1)), seen.count((1, 0)), seen.count((0, 1)), seen.count((0, 0)))
+    pairs = [(theirs[place], ours[place]) for place in places if place in theirs]
+    return Labelled(pairs.count((1, 1)), pairs.count((1, 0)), pairs.count((0, 1)), pairs.count((0, 0)))
 
 
 def _errors(group: str, model: str, criterion: str, labelled: Labelled) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def against_judge(ours: Played, theirs: Played, format: Format, seed: int = 0) -
     pairs = []
     for place, dialogue in ours.dialogues.items():
         other = theirs.dialogues.get(place)
-        if other is None or _said(other) != _said(dialogue):
+        if other is None or _talk(other) != _talk(dialogue):
             continue
         for number, (turn, again) in enumerate(zip(dialogue.turns, other.turns, strict=True), 1):
             pairs.append(_pair(place, number, turn, again.scores or {}, format))
@@ -272,7 +272,7 @@ def against_judge(ours: Played, theirs: Played, format: Format, seed: int = 0) -
     return {**compared(pairs, seed), "alpha": alphas}
 
 
-def _said(dialogue: Dialogue) -> list[tuple[str, str | None]]:
+def _talk(dialogue: Dialogue) -> list[tuple[str, str | None]]:
     return [(turn.user, turn.assistant) for turn in dialogue.turns]
 
 

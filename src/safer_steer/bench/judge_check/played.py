@@ -45,14 +45,14 @@ def played_in(run: Path) -> Played:
     """
     models = kept_models(run)
     suites = [read_suite(path) for path in sorted((run / "suites").glob("*/*.jsonl"))]
-    played = Played({}, [])
+    bench = Played({}, [])
     for model in models:
         for suite in suites:
             if (journal := suite.journal(run / "bench" / model)).is_file():
-                played.suites.append((model, suite))
+                bench.suites.append((model, suite))
                 for dialogue in read_dialogues(journal):
                     if state(dialogue) == "scored":
-                        played.dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
-    if not played.dialogues:
+                        bench.dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
+    if not bench.dialogues:
         raise UserError(f"{run}: no scored dialogue in it; score them: `bench --judge-only`")
-    return played
+    return bench

@@ -40,11 +40,11 @@ def changed(probe: str, dialogue: Dialogue, turn: int, format: Format) -> Dialog
     """The dialogue with the visible answer of turn `turn` (0-based) changed. Only that answer is: earlier
     turns are what was said, and later ones are not shown to the judge."""
     one = dialogue.turns[turn]
-    said = one.assistant or ""
-    part = visible_part(said, format) or slice(len(said), len(said))
-    answer = said[part].strip()
+    reply = one.assistant or ""
+    part = visible_part(reply, format) or slice(len(reply), len(reply))
+    answer = reply[part].strip()
     # Within the layout, so that the blocks around the answer stay as they are.
-    text = f"{said[: part.start]}{PROBES[probe](answer)}{said[part.stop :]}"
+    text = f"{reply[: part.start]}{PROBES[probe](answer)}{reply[part.stop :]}"
     turns = list(dialogue.turns)
     turns[turn] = one.model_copy(update={"assistant": text})
     return dialogue.model_copy(update={"turns": turns})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said
+from safer_steer.bench.adaptive.results import ADAPTIVE, all_turns, breached
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
@@ -47,8 +47,8 @@ def _format(run: Path) -> Format:
     """The layout that a run's models are asked for. Without a config, none is known to be."""
     path = run / "config.yaml"
     student = read_yaml(path).get("student") if path.is_file() else {"format": Format.PLAIN}
-    named = student.get("format") if isinstance(student, dict) else None
-    return Format(named) if named in list(Format) else Student().format
+    name = student.get("format") if isinstance(student, dict) else None
+    return Format(name) if name in list(Format) else Student().format
 
 
 def _seeds(health: Health, run: Path) -> None:
@@ -104,10 +104,10 @@ def _assemble(health: Health, run: Path) -> None:
 def _bootstrap(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
         for place, turn in enumerate(dialogue["turns"], 1):
-            asked = Asked.of_turn(turn["meta"].get("attacker"))
-            health.attacker("red", "turn").note(asked)
+            request = Asked.of_turn(turn["meta"].get("attacker"))
+            health.attacker("red", "turn").note(request)
             if _attacks(dialogue):
-                _attacked(health.strategy("red", asked.approach), turn)
+                _attacked(health.strategy("red", request.approach), turn)
                 if turn["scores"]:
                     health.requested("red", dialogue, place, turn, turn["scores"]["safety"] <= LEAK)
             health.judged(
@@ -153,20 +153,20 @@ def _bench(health: Health, run: Path) -> None:
                     health.judged(f"judge[{name}]", one.get("scores"), SCORES, one.get("unscored"))
 
 
-def _adaptive(health: Health, dialogue: Row) -> None:
+def _adaptive(health: Health, row: Row) -> None:
     """Count the turns of an attacker that adapts, those it took back included."""
-    played = Dialogue.model_validate(dialogue)
-    for place, turn, _ in said(played):
+    dialogue = Dialogue.model_validate(row)
+    for place, turn, _ in all_turns(dialogue):
         if turn.scores:
-            health.requested("attacker", played, place, turn, breached(turn))
+            health.requested("attacker", dialogue, place, turn, breached(turn))
         health.attacker("attacker", "turn").note(Asked.of_turn(turn.meta.get("attacker")))
         if technique := turn.meta.get("technique"):
             strategy = health.strategy("attacker", str(technique))
             strategy.texts.add(turn.user)
             strategy.tried += turn.scores is not None
             strategy.succeeded += breached(turn)
-    if faults := dialogue["meta"].get("attacker_faults"):
-        gave_up = dialogue["stop"] == StopReason.USER_FAILED
+    if faults := row["meta"].get("attacker_faults"):
+        gave_up = row["stop"] == StopReason.USER_FAILED
         health.attacker("attacker", "turn").note(Asked.of_dialogue(faults, gave_up))
 
 
