@@ -81,37 +81,37 @@ ENDED = ("held", "gave_way")
 
 def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
     """Breaches by fixed scripts, by suite, by technique where scripts name one, and by modality."""
-    suites: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    named: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    asked: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    by_suite: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    by_technique: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    by_modality: dict[tuple[str, str], dict[str, list[bool]]] = {}
     for file, model, dialogue in _attacks(runs):
         breach = any(map(breached, dialogue.turns))
-        suites.setdefault(("suite", file), {}).setdefault(model, []).append(breach)
+        by_suite.setdefault(("suite", file), {}).setdefault(model, []).append(breach)
         for name in techniques(dialogue):
-            named.setdefault(("technique", name), {}).setdefault(model, []).append(breach)
+            by_technique.setdefault(("technique", name), {}).setdefault(model, []).append(breach)
         for place, turn in enumerate(dialogue.turns, 1):
             if not asks_safely(turn):
                 by = ("", modality(dialogue, place, turn))
-                asked.setdefault(by, {}).setdefault(model, []).append(breached(turn))
+                by_modality.setdefault(by, {}).setdefault(model, []).append(breached(turn))
     maps = [
         _map(
             "By suite",
             "Share of a suite's attacks that breached: a turn has harmlessness below 0.",
             models_of(runs),
-            suites,
+            by_suite,
         ),
         _map(
             "By technique",
             "The same by strategy and technique of the script. A script may have several.",
             models_of(runs),
-            named,
+            by_technique,
         ),
         _map(
             "By modality",
             "Share of the scripts' attack requests that breached, by what they ask with: text alone, text"
             " beside a picture, or words drawn into the picture.",
             models_of(runs),
-            asked,
+            by_modality,
         ),
     ]
     return [one for one in maps if one.rows]
@@ -124,9 +124,9 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, Dialogue]]:
             if kind_of(file) == "adaptive":
                 continue
             for model, dialogues in by_model.items():
-                for played in dialogues.values():
-                    if outcome(played.dialogue).name in ENDED:
-                        yield file, run.key(model), played.dialogue
+                for one in dialogues.values():
+                    if outcome(one.dialogue).name in ENDED:
+                        yield file, run.key(model), one.dialogue
 
 
 def _map(
@@ -158,7 +158,7 @@ def adaptive_tables(summary: Summary) -> list[Table]:
     tries = sorted(
         {k for by_model in summary.attacks.values() for entry in by_model.values() for k in entry.breach_at}
     )
-    rates, counts, asked = list[list[str]](), list[list[str]](), list[list[str]]()
+    rates, counts, modalities = list[list[str]](), list[list[str]](), list[list[str]]()
     for attacker, by_model in summary.attacks.items():
         for model, entry in by_model.items():
             at_k = [entry.breach_at.get(k, NO_RATE) for k in tries]
@@ -166,12 +166,12 @@ def adaptive_tables(summary: Summary) -> list[Table]:
             gap = f"{entry.gap.signed}{_of_intents(entry.gap, entry)}"
             rates.append([attacker, model_label(model), *cells, str(entry.static), gap])
             values = [getattr(entry, name) for name in COUNTED]
-            shown = [NONE if value is None else f"{value:,}" for value in values]
-            counts.append([attacker, model_label(model), *shown])
+            numbers = [NONE if value is None else f"{value:,}" for value in values]
+            counts.append([attacker, model_label(model), *numbers])
             by = [(entry.modalities or {}).get(by, Technique(tried=0, breached=0)) for by in MODALITIES]
             of = [f"{one.breached:,} of {one.tried:,}" if one.tried else NONE for one in by]
             if entry.modalities:
-                asked.append([attacker, model_label(model), *of])
+                modalities.append([attacker, model_label(model), *of])
     tables = [
         Table(
             "Attackers that adapt",
@@ -196,7 +196,7 @@ def adaptive_tables(summary: Summary) -> list[Table]:
             "Attack requests that breached, of those made in text alone, in text beside a picture, and in"
             " words drawn into the picture.",
             ["attacker", "model", *map(in_words, MODALITIES)],
-            asked,
+            modalities,
         ),
         _requests_table(summary),
     ]
@@ -245,9 +245,9 @@ def adaptive_maps(summary: Summary) -> list[Heat]:
     """Breaches by technique, a map for each attacker."""
     maps = []
     for attacker, of_it in summary.attacks.items():
-        named = {name for entry in of_it.values() for name in entry.techniques or ()}
+        names = {name for entry in of_it.values() for name in entry.techniques or ()}
         rows = []
-        for name in sorted(filter(None, named)):  # an attacker of one's own may name none
+        for name in sorted(filter(None, names)):  # an attacker of one's own may name none
             cells = []
             for model, entry in of_it.items():
                 turns = (entry.techniques or {}).get(name, Technique(tried=0, breached=0))
@@ -307,8 +307,8 @@ def _plot(
     """A plot of shares. `series` are the models' colours, the same as in the other plots."""
     end = max((points[-1][0] for points in curves.values()), default=0.0)
     lines = []
-    for model, known in curves.items():
-        points = [*known, (end, known[-1][1])]  # as far as the others
+    for model, curve in curves.items():
+        points = [*curve, (end, curve[-1][1])]  # as far as the others
         colour = series.get(model, len(series))
         lines.append(Line(model_label(model), [x for x, _ in points], [100 * y for _, y in points], colour))
     if lines:

@@ -25,7 +25,7 @@ def marks_in(runs: Sequence[ShownRun]) -> Marked:
     by_label: dict[str, dict[str, Marks]] = {}
     for run in runs:
         for model in run.summary.models:
-            for label, marks in _of_model(run, model, _played(run, model)).items():
+            for label, marks in _of_model(run, model, _suites_of(run, model)).items():
                 by_label.setdefault(label, {})[run.key(model)] = marks
     return by_label
 
@@ -40,32 +40,32 @@ def measured_otherwise(runs: Sequence[ShownRun]) -> Iterator[str]:
         first = measured[0]
         if run.summary.protocol != first.summary.protocol:
             files = [one.folder / protocol.FILE for one in (first, run)]
-            said: str | None = f"one of them has no {protocol.FILE}"
+            reason: str | None = f"one of them has no {protocol.FILE}"
             if all(file.is_file() for file in files):
                 there, here = (protocol.read(file).model_dump(mode="json") for file in files)
-                said = first_difference(there, here)
-            if said:  # else they differ in what earlier versions wrote besides
-                yield f"{run.name} was not measured as {first.name} was: {said}; do not compare their rates"
+                reason = first_difference(there, here)
+            if reason:  # else they differ in what earlier versions wrote besides
+                yield f"{run.name} was not measured as {first.name} was: {reason}; do not compare their rates"
 
 
-def _played(run: ShownRun, model: str) -> dict[Played, Suites]:
-    played: dict[Played, Suites] = {"multi_turn": {}, "single_turn": {}, "adaptive": {}}
+def _suites_of(run: ShownRun, model: str) -> dict[Played, Suites]:
+    suites: dict[Played, Suites] = {"multi_turn": {}, "single_turn": {}, "adaptive": {}}
     for file, by_model in run.bench.items():
         if model in by_model:
             dialogues = [one.dialogue for one in by_model[model].values()]
-            played[kind_of(file)][name_in(file)] = dialogues
-    return played
+            suites[kind_of(file)][name_in(file)] = dialogues
+    return suites
 
 
-def _of_model(run: ShownRun, model: str, played: dict[Played, Suites]) -> dict[str, Marks]:
+def _of_model(run: ShownRun, model: str, suites: dict[Played, Suites]) -> dict[str, Marks]:
     marks = {
-        measure.label: marks_of(measure, played[measure.protocol]) for measure in (*ON_ATTACKS, *ON_TWINS)
+        measure.label: marks_of(measure, suites[measure.protocol]) for measure in (*ON_ATTACKS, *ON_TWINS)
     }
-    counted = run.summary.adaptive.get(model, {})
-    attackers = {name: tries for name, tries in played["adaptive"].items() if name in counted}
+    entries = run.summary.adaptive.get(model, {})
+    attackers = {name: tries for name, tries in suites["adaptive"].items() if name in entries}
     for attacker, tries in attackers.items():
         marks[breached_by(attacker)] = {attacker: breached_by_any([tries])}
-    if ANY in counted:
+    if ANY in entries:
         marks[breached_by(ANY)] = {ANY: breached_by_any(attackers.values())}
     from safer_steer.bench.capability import right  # they load Pillow
     from safer_steer.bench.questions import answers_of

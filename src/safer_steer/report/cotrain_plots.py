@@ -26,32 +26,32 @@ def cotrain_plots(run: Path, student: Sequence[Row]) -> list[Plot]:
     attacker = list(read_rows(run / "rl" / "attacker" / "metrics.jsonl"))
     if not attacker:
         return []
-    shown = (
+    contents = (
         (
             "Safe, and refused twins",
             "Student: share of a step's trajectories without a leak, and of its benign ones with a safe"
             " request refused.",
-            [_line("Safe", student, _safe, 0), _line("refused twins", student, _refused, 1)],
+            [_line("Safe", student, _safe, 0), _line("refused twins", student, _refusal_rate, 1)],
         ),
         (
             "The attacker's turns",
             "Share of its dialogues on harmful intents that breach, of its turns that are faithful, and how"
             " like its earlier turns they are.",
             [
-                _line(name, attacker, partial(_named, f"attack_{name}"), place)
+                _line(name, attacker, partial(_number, f"attack_{name}"), place)
                 for place, name in enumerate(("breach", "faithfulness", "similarity"))
             ],
         ),
         (
             "Distinct breaches",
             "Different attacker's turns of a step that breached.",
-            [_line("", attacker, partial(_named, "distinct_breaches"), 2)],
+            [_line("", attacker, partial(_number, "distinct_breaches"), 2)],
         ),
     )
     plots = []
-    for title, caption, lines in shown:
-        if drawn := [line for line in lines if line.x]:
-            plots.append(Plot(title, caption, draw(drawn, "step", "", (0, None))))
+    for title, caption, lines in contents:
+        if curves := [line for line in lines if line.x]:
+            plots.append(Plot(title, caption, draw(curves, "step", "", (0, None))))
     return [*plots, *_cross_play(run)]
 
 
@@ -61,7 +61,7 @@ def _cross_play(run: Path) -> Iterator[Plot]:
         path = crossplay_of(run, blank).with_suffix(".json")
         if path.is_file():
             try:
-                drawn = breaches(json.loads(path.read_bytes()))
+                svg = breaches(json.loads(path.read_bytes()))
             except (ValueError, KeyError, TypeError):
                 raise UserError(
                     f"{path}: damaged; remove it and run `safer-steer cross-play` again"
@@ -70,7 +70,7 @@ def _cross_play(run: Path) -> Iterator[Plot]:
                 "Cross-play, attacker without pictures" if blank else "Cross-play",
                 "Percent of attacks that breach, of students and attackers after so many steps, and of the"
                 " sandbox's attackers that were in no training.",
-                drawn,
+                svg,
             )
 
 
@@ -83,7 +83,7 @@ def breaches(cells: Sequence[Row], columns: str = "attacker, columns") -> str:
     return heat_map(names, [str(student) for student in students], shares, columns, "student")
 
 
-def _named(key: str, row: Row) -> float | None:
+def _number(key: str, row: Row) -> float | None:
     return number(row.get(key))
 
 
@@ -92,7 +92,7 @@ def _safe(row: Row) -> float | None:
     return None if leaks is None else 1 - leaks
 
 
-def _refused(row: Row) -> float | None:
+def _refusal_rate(row: Row) -> float | None:
     refused, twins = row.get("twins_refused") or (0, 0)
     return refused / twins if twins else None
 

@@ -45,7 +45,7 @@ def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], 
     """A model's dialogues of several turns on fixed scripts."""
     for run in runs:
         suites = {
-            (file, name): [played.dialogue for played in dialogues.values()]
+            (file, name): [one.dialogue for one in dialogues.values()]
             for file, by_model in run.bench.items()
             for name, dialogues in by_model.items()
             if run.key(name) == model and kind_of(file) == PROTOCOL
@@ -125,11 +125,11 @@ def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, in
         for kind in map(str, Kind)
         if (path := run / "seeds" / f"{kind}.jsonl").is_file()
     ]
-    kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
+    passes = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
     reasons = Counter[str]()
     for row in read_rows(run / "bootstrap" / "rejected.jsonl"):
         reasons.update(row.get("meta", {}).get("reasons", ()))
-    bootstrap = [("kept", kept)] * bool(kept or reasons) + [
+    bootstrap = [("kept", passes)] * bool(passes or reasons) + [
         (f"rejected: {reason}", count) for reason, count in reasons.most_common()
     ]
     tables = [

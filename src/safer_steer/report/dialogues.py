@@ -44,7 +44,7 @@ class Pictures:
         self.table: list[list[Any]] = []
         """Path, and the places in `urls` of the thumbnail and of the larger picture, or None."""
         self._places: dict[str, int] = {}
-        self._known: dict[tuple[Path, str], int] = {}
+        self._by_path: dict[tuple[Path, str], int] = {}
         self._same: dict[tuple[str, str | None], int] = {}
         self._large: list[tuple[int, str]] = []
         self._waiting = 0
@@ -52,16 +52,16 @@ class Pictures:
     def place(self, folder: Path, relative: str) -> int:
         """The place in `table` of a picture, by its path in a run folder. The same picture under the same
         path in two runs has one place."""
-        if (folder, relative) not in self._known:
+        if (folder, relative) not in self._by_path:
             small, large = _urls(folder, relative)
             place = self._same.setdefault((relative, large), len(self.table))
-            self._known[folder, relative] = place
+            self._by_path[folder, relative] = place
             if place == len(self.table):
                 self.table.append([relative, self._add(small), None])
                 if large is not None and large != small and self._waiting <= self.room:
                     self._large.append((place, large))
                     self._waiting += len(large)
-        return self._known[folder, relative]
+        return self._by_path[folder, relative]
 
     def finish(self) -> None:
         """Take in the larger pictures, now that all thumbnails are there."""
@@ -140,16 +140,16 @@ def browser_data(
     models = models_of(runs)
     suites: dict[str, dict[str, list[tuple[str, ShownRun, Played]]]] = {}
     for run in runs:
-        for name, answered in run.bench.items():
-            for model, dialogues in answered.items():
-                for id, played in dialogues.items():
-                    suites.setdefault(name, {}).setdefault(id, []).append((run.key(model), run, played))
+        for name, by_model in run.bench.items():
+            for model, dialogues in by_model.items():
+                for id, answer in dialogues.items():
+                    suites.setdefault(name, {}).setdefault(id, []).append((run.key(model), run, answer))
     names = sorted(suites, key=lambda name: ([*BEGINS].index(kind_of(name)), name))
     sizes = [len(suites[name]) for name in names]
     limit = evenly(sizes, max(sizes, default=1), min(scripts, in_all // max(1, len(models))))
     places = {model: place for place, model in enumerate(models)}
     pictures = Pictures(picture_bytes)
-    shown = []
+    data = []
     for name in names:
         ids = sorted(suites[name], key=lambda id: sha256(id.encode(errors="replace")).digest())
         rows = [
@@ -157,12 +157,12 @@ def browser_data(
             for id in sorted(ids[: max(1, limit)])
         ]
         about = {"file": name, "name": name_in(name), "protocol": kind_of(name), "total": len(ids)}
-        shown.append({**about, "scripts": rows})
+        data.append({**about, "scripts": rows})
     pictures.finish()
-    shorten(shown)
+    shorten(data)
     return {
         "models": [[model, model_label(model)] for model in models],
-        "suites": shown,
+        "suites": data,
         "pictures": {"table": pictures.table, "urls": pictures.urls},
     }
 
@@ -172,10 +172,10 @@ def _script(
 ) -> Row:
     """One script and each model's answers. What the user said is with the script, and with an answer only
     where that differs, as with an attacker that adapts."""
-    longest = max((played for _, _, played in answers), key=lambda played: len(played.dialogue.turns))
+    longest = max((answer for _, _, answer in answers), key=lambda answer: len(answer.dialogue.turns))
     first, run = answers[0][2].dialogue, answers[0][1]
-    folder = next(run.folder for _, run, played in answers if played is longest)
-    asked = [_asked(turn, pictures, folder) for turn in longest.dialogue.turns]
+    folder = next(run.folder for _, run, answer in answers if answer is longest)
+    questions = [_user(turn, pictures, folder) for turn in longest.dialogue.turns]
     images = [pictures.place(run.folder, image) for image in first.images]
     return _without_nothing(
         {
@@ -186,32 +186,32 @@ def _script(
             "category": first.category,
             "safe": is_safe(first),
             "images": images,
-            "asked": asked,
+            "asked": questions,
             "answers": [
-                _answer(played, places[model], asked, images, pictures, run, page)
-                for model, run, played in answers
+                _answer(answer, places[model], questions, images, pictures, run, page)
+                for model, run, answer in answers
             ],
         }
     )
 
 
 def _answer(
-    played: Played,
+    answer: Played,
     model: int,
-    asked: list[Row],
+    questions: list[Row],
     images: list[int],
     pictures: Pictures,
     run: ShownRun,
     page: Path,
 ) -> Row:
-    dialogue = played.dialogue
-    ended = outcome(dialogue, played.adaptive)
+    dialogue = answer.dialogue
+    ended = outcome(dialogue, answer.adaptive)
     turns = []
     for place, one in enumerate(dialogue.turns):
-        said = _asked(one, pictures, run.folder)
-        own_words = {"asked": said if said != asked[place] else None}
-        taken = {"taken": _taken(one.taken_back, pictures, run.folder)}
-        turns.append(_without_nothing(own_words | _shown(one) | taken))
+        question = _user(one, pictures, run.folder)
+        own_words = {"asked": question if question != questions[place] else None}
+        taken_back = {"taken": _taken_back(one.taken_back, pictures, run.folder)}
+        turns.append(_without_nothing(own_words | _assistant(one) | taken_back))
     own = [pictures.place(run.folder, image) for image in dialogue.images]
     return _without_nothing(
         {
@@ -225,14 +225,14 @@ def _answer(
             "error": str(dialogue.fault or ""),
             "images": own if own != images else None,
             "turns": turns,
-            "taken": _taken(dialogue.taken_back, pictures, run.folder),
-            "file": os.path.relpath(run.folder / played.file, page.parent).replace(os.sep, "/"),
-            "row": played.row,
+            "taken": _taken_back(dialogue.taken_back, pictures, run.folder),
+            "file": os.path.relpath(run.folder / answer.file, page.parent).replace(os.sep, "/"),
+            "row": answer.row,
         }
     )
 
 
-def _asked(turn: Turn, pictures: Pictures, folder: Path) -> Row:
+def _user(turn: Turn, pictures: Pictures, folder: Path) -> Row:
     """The user's side of a turn."""
     return _without_nothing(
         {
@@ -244,11 +244,11 @@ def _asked(turn: Turn, pictures: Pictures, folder: Path) -> Row:
     )
 
 
-def _shown(turn: Turn) -> Row:
+def _assistant(turn: Turn) -> Row:
     """The assistant's side of a turn, and the judge's."""
     calls = number(turn.meta.get("calls"))
     return {
-        **_said(turn.assistant or ""),
+        **_answer_parts(turn.assistant or ""),
         "scores": _scores(turn.scores),
         "safe": asks_safely(turn),
         "calls": None if calls is None else int(calls),
@@ -257,12 +257,12 @@ def _shown(turn: Turn) -> Row:
     }
 
 
-def _taken(turns: Sequence[Turn], pictures: Pictures, folder: Path) -> list[Row]:
+def _taken_back(turns: Sequence[Turn], pictures: Pictures, folder: Path) -> list[Row]:
     """The turns that an attacker took back at one place."""
-    return [_without_nothing({"asked": _asked(turn, pictures, folder)} | _shown(turn)) for turn in turns]
+    return [_without_nothing({"asked": _user(turn, pictures, folder)} | _assistant(turn)) for turn in turns]
 
 
-def _said(text: str) -> Row:
+def _answer_parts(text: str) -> Row:
     """Thinking and answer are apart if the format was kept, else the text is as sampled."""
     if not has_thinking_answer(text):
         return {"answer": text}

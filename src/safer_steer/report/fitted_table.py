@@ -42,13 +42,13 @@ def fitted(
         cells = [row[place] for row in rows]
         stacked = re.sub(r"\s|(?<=-)(?=\w)", "\n", name) if narrow else name
         words = [word for text in (stacked, *cells) for word in text.split()]
-        kept = place in whole or (place in numbers and _widest(cells) <= LONGEST_NUMBER)
+        rigid = place in whole or (place in numbers and _widest(cells) <= LONGEST_NUMBER)
         table.add_column(
             Text(stacked),
             justify="right" if place in numbers else "left",
-            no_wrap=kept,
+            no_wrap=rigid,
             overflow="fold",
-            min_width=_widest(words + cells if kept else words) if numbers else None,
+            min_width=_widest(words + cells if rigid else words) if numbers else None,
         )
     for row in rows:
         table.add_row(*map(Text, row))
@@ -57,10 +57,10 @@ def fitted(
 
 def print_tables(console: Console, tables: Iterable[Named]) -> None:
     """Print tables, each with its note below it."""
-    for shown in tables:
-        numbers = range(shown.labels, len(shown.head))
-        console.print(fitted(console, shown.head, shown.rows, numbers, title=shown.title), crop=False)
-        for line in filter(None, (shown.note, shown.after)):
+    for table in tables:
+        numbers = range(table.labels, len(table.head))
+        console.print(fitted(console, table.head, table.rows, numbers, title=table.title), crop=False)
+        for line in filter(None, (table.note, table.after)):
             console.print(line, markup=False, highlight=False)
         console.print()
 

@@ -19,18 +19,18 @@ CRITERIA = {"safe": "Safe", "help": "Help", "joint": "joint", "twin_help": "Twin
 
 def judge_tables(check: Found) -> list[Table]:
     """All tables; those without rows are left out."""
-    made = []
+    all_tables = []
     for key, other in OTHERS.items():
         if part := check.get(key):
-            made += [_agreement(part, other), _failures(part, other), _bias(part, other)]
-            made += [_confusion(part, other, score) for score in SCORES]
+            all_tables += [_agreement(part, other), _failures(part, other), _bias(part, other)]
+            all_tables += [_confusion(part, other, score) for score in SCORES]
     if again := check.get("repeats"):
-        made.append(_repeats(again))
+        all_tables.append(_repeats(again))
     if pressed := check.get("probes"):
-        made.append(_probes(pressed))
+        all_tables.append(_probes(pressed))
     if people := check.get("people"):
-        made += [_errors(people), _corrected(people)]
-    return [table for table in made if table.rows]
+        all_tables += [_errors(people), _corrected(people)]
+    return [table for table in all_tables if table.rows]
 
 
 def several_judges(summary: Summary) -> list[Table]:

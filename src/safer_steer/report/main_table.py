@@ -106,9 +106,9 @@ def capability_on(name: str) -> str:
 
 def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Marked) -> Iterator[TableRow]:
     def row(label: str, note: str, cells: Iterable[object], count: bool = False, good: int = 1) -> TableRow:
-        written = [NONE if cell is None else str(cell) for cell in cells]
+        texts = [NONE if cell is None else str(cell) for cell in cells]
         of_models = [marks[label].get(model, {}) for model in models] if label in marks else []
-        return TableRow(label, note, written, count, good, of_models)
+        return TableRow(label, note, texts, count, good, of_models)
 
     def measured(measures: Iterable[Measure]) -> Iterator[TableRow]:
         by_people = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
@@ -130,11 +130,11 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
     yield row("Median survival, turns", note, [_median(summary, model) for model in models])
     yield from measured(ON_TWINS)
     for name, entries in summary.capability.items():
-        answered = [entries.get(model) for model in models]
+        results = [entries.get(model) for model in models]
         note = "Share of multiple-choice questions answered right."
-        yield row(capability_on(name), note, [one and one.right for one in answered])
+        yield row(capability_on(name), note, [one and one.right for one in results])
         note = "The same minus the base's, in points, paired by question: what training cost or gained."
-        minus = [one and one.minus_base and one.minus_base.signed for one in answered]
+        minus = [one and one.minus_base and one.minus_base.signed for one in results]
         yield row(f"{capability_on(name)}, minus base", note, minus)
     note = "Attack dialogues that failed at a turn, then got no result: in no survival curve, nor its median."
     yield row("Failed, then lost", note, _failed_then_lost(summary, models), count=True)
@@ -143,12 +143,12 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
     for protocol in PROTOCOLS:
         for what, twins in (("attacks", False), ("twins", True)):
             note = f"Dialogues that the rates of {what} are over, of all."
-            cells = [_scored(summary, model, protocol, twins) for model in models]
+            cells = [_scored_of_all(summary, model, protocol, twins) for model in models]
             yield row(f"Scored {what}, {protocol.replace('_', '-')}", note, cells, count=True)
     for name, entries in summary.capability.items():
         note = "Answers that name no option, or several, of all; they count as wrong."
-        answered = [entries.get(model) for model in models]
-        none = [one and f"{one.no_choice:,} of {one.n - one.failed:,}" for one in answered]
+        results = [entries.get(model) for model in models]
+        none = [one and f"{one.no_choice:,} of {one.n - one.failed:,}" for one in results]
         yield row(f"No choice found, {name}", note, none, count=True)
     for protocol in PROTOCOLS:
         note = f"{protocol.replace('_', '-').capitalize()} dialogues, twins included."
@@ -221,9 +221,9 @@ def _median(summary: Summary, model: str) -> str | None:
 
 def _worst_safe(averages: Sequence[Suite | None]) -> list[Rate | None]:
     """Worst-case Safe of every model; None where nothing is scored, and for all if no dialogue is lost."""
-    known = [one if one and one.scored else None for one in averages]
-    lost = total_of(filter(None, known), *LOST)
-    return [one.worst.get("safe") if one and lost else None for one in known]
+    entries = [one if one and one.scored else None for one in averages]
+    losses = total_of(filter(None, entries), *LOST)
+    return [one.worst.get("safe") if one and losses else None for one in entries]
 
 
 def _failed_then_lost(summary: Summary, models: Iterable[str]) -> list[int | None]:
@@ -233,7 +233,7 @@ def _failed_then_lost(summary: Summary, models: Iterable[str]) -> list[int | Non
     return counts if any(counts) else [None] * len(counts)
 
 
-def _scored(summary: Summary, model: str, protocol: ProtocolName, twins: bool) -> str | None:
+def _scored_of_all(summary: Summary, model: str, protocol: ProtocolName, twins: bool) -> str | None:
     """Scored dialogues of all, over the suites of attacks or of twins; None without such suites."""
     suites = [one for one in summary.suites(model, protocol).values() if one.is_twin is twins]
     if not suites:

@@ -59,33 +59,33 @@ def _categories(summary: Summary) -> Iterator[Table]:
         rows, few = list[list[str]](), dict[str, list[str]]()
         joint = ["joint"] * (protocol == "multi_turn")
         by_model = {model: summary.average(model, protocol) for model in summary.names}
-        named = {name: None for entry in by_model.values() if entry for name in entry.categories}
-        for name in sorted(named, key=lambda name: (not name, name)):
+        names = {name: None for entry in by_model.values() if entry for name in entry.categories}
+        for name in sorted(names, key=lambda name: (not name, name)):
             label = shortened(name, LONGEST) or NO_CATEGORY
             for model, entry in by_model.items():
                 if entry and (of_category := entry.categories.get(name)):
                     rows.append([label, model_label(model), *_category(of_category)])
-                    for what, scored in _scored(of_category).items():
+                    for what, scored in _sizes(of_category).items():
                         if scored < FEW:
                             few.setdefault(label, []).append(f"{what}: {scored}")
-        told = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
+        text = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
         yield Table(
             f"By category of harm, {_words(protocol)}",
             "Rates in %, with 95 % intervals, of the dialogues of all suites together; over-refusal is on the"
             " safe twins. N: those scored.",
             ["category", "model", "Safe", "Help", *joint, "n", "over-refusal", "n twins"],
             rows,
-            after=f"Too few dialogues to tell, below {FEW} scored: {told}." if few else "",
+            after=f"Too few dialogues to tell, below {FEW} scored: {text}." if few else "",
         )
 
 
 def _category(entry: Suite) -> list[str]:
     rates = [entry.safe, entry.help, *([entry.joint] if entry.joint else [])]
-    attacks, twins = map(_scored(entry).get, ("attacks", "twins"))
+    attacks, twins = map(_sizes(entry).get, ("attacks", "twins"))
     return [*map(_cell, rates), _cell(attacks), _cell(entry.over_refusal), _cell(twins)]
 
 
-def _scored(entry: Suite) -> dict[str, int]:
+def _sizes(entry: Suite) -> dict[str, int]:
     """What its rates are over: how many attacks are scored, and twins; without what there is none of."""
     counts = {"attacks": entry.scored} if entry.n else {}
     if refused := entry.over_refusal:
@@ -136,8 +136,8 @@ def _suites(summary: Summary) -> Iterator[tuple[str, str, str, Suite]]:
             for model, suites in by_model.items():
                 entry = suites.get(name) if name != AVERAGE else summary.average(model, protocol)
                 if entry:
-                    shown = "all attacks" if name == AVERAGE else name
-                    yield _words(protocol), shown, model_label(model), entry
+                    label = "all attacks" if name == AVERAGE else name
+                    yield _words(protocol), label, model_label(model), entry
 
 
 def _words(protocol: ProtocolName) -> str:

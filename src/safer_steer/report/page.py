@@ -99,7 +99,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             adaptive=adaptive_tables(summary),
             adaptive_maps=adaptive_maps(summary),
             adaptive_plots=adaptive_plots(summary),
-            experiments=list(_shown(experiments)),
+            experiments=list(_tables_of(experiments)),
             browser=browser,
             data=_json(browser | {"pictures": pictures["table"]}),
             urls=_json(pictures["urls"]),
@@ -107,7 +107,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
     )
 
 
-def _shown(experiments: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _tables_of(experiments: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """Name and tables of each experiment."""
     for one in experiments:
         from safer_steer.experiments import shown  # loads slowly
@@ -116,25 +116,25 @@ def _shown(experiments: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _titled(runs: Sequence[ShownRun], experiments: Sequence[Row]) -> str:
-    counted = [_plural(len(runs), "run")] * bool(runs)
-    return ", ".join([*counted, *[_plural(len(experiments), "experiment")] * bool(experiments)])
+    parts = [_plural(len(runs), "run")] * bool(runs)
+    return ", ".join([*parts, *[_plural(len(experiments), "experiment")] * bool(experiments)])
 
 
 def _of_one(run: ShownRun) -> Row:
     """What the page says of each run on its own."""
     folder, steps = run.folder, run.steps
-    played = {model for file in run.bench.values() for model in file}
+    models = {model for file in run.bench.values() for model in file}
     training = [*training_plots(steps), *cotrain_plots(folder, steps)]
     checks, counts = training_checks(folder, steps), counts_of(folder, steps)
     scripts, dropped = scripts_of(folder), dropped_from(folder)
     return {
         "name": run.name,
         "title": run.title,
-        "facts": _facts(run, played),
+        "facts": _facts(run, models),
         "stubs": ", ".join(stub_roles(run.config)),
-        "kept": bool(played),
+        "kept": bool(models),
         "measured": run.summary.scored,
-        "bench_only": bool(played) and not (training or checks or counts or scripts or dropped.total),
+        "bench_only": bool(models) and not (training or checks or counts or scripts or dropped.total),
         "training": training,
         "checks": checks,
         "counts": counts,
@@ -198,10 +198,10 @@ def _models(config: Row, role: str) -> Iterator[str]:
             yield str(model)
 
 
-def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
+def _facts(run: ShownRun, names: Iterable[str]) -> list[tuple[str, str]]:
     """Facts for the page header. If all measured models are behind endpoints, no student is listed."""
     config, measured = run.config, run.summary.names
-    models = measured or list(played)
+    models = measured or list(names)
     students = not models or any(model in LABELS for model in models)
     scripts = sum(len({id for ids in by_model.values() for id in ids}) for by_model in run.bench.values())
     facts = [
@@ -213,7 +213,7 @@ def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
         ("RL steps", len(run.steps) or None),
         (
             "benched",
-            f"{_plural(scripts, 'dialogue')} by {_plural(len(set(played)), 'model')}" if scripts else None,
+            f"{_plural(scripts, 'dialogue')} by {_plural(len(set(names)), 'model')}" if scripts else None,
         ),
     ]
     return [(label, str(value)) for label, value in facts if value is not None]
@@ -228,8 +228,8 @@ def _endpoints(config: Row) -> str | None:
 def _without_eyes(config: dict[str, Any]) -> str:
     """The roles whose model got no pictures, and what it got in their place."""
     instead = {"caption": "captions", False: "nothing"}
-    sent_to = [(name, at(role, "pictures")) for name, role in _roles(config)]
-    return ", ".join(f"{name} ({instead[sent]})" for name, sent in sent_to if sent in ("caption", False))
+    by_role = [(name, at(role, "pictures")) for name, role in _roles(config)]
+    return ", ".join(f"{name} ({instead[form]})" for name, form in by_role if form in ("caption", False))
 
 
 def _plural(count: int, noun: str) -> str:

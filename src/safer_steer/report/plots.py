@@ -56,18 +56,18 @@ def rate_plots(summary: Summary) -> list[Plot]:
 
 
 def _rates(title: str, good: int, names: Sequence[str], rates: Sequence[Rate | None]) -> Plot | None:
-    known = [rate if rate and rate.value is not None else None for rate in rates]
-    if not any(known):
+    present = [rate if rate and rate.value is not None else None for rate in rates]
+    if not any(present):
         return None
-    points, said = list[tuple[float, float, float] | None](), []
-    for name, rate in zip(names, known, strict=True):
+    points, parts = list[tuple[float, float, float] | None](), []
+    for name, rate in zip(names, present, strict=True):
         if rate is None or rate.value is None:
             points.append(None)
             continue
         low, high = (rate.value if end is None else end for end in (rate.low, rate.high))
         points.append((rate.value, low, high))
-        said.append(f"{model_label(name)} {rate}")
-    return Plot(title + ", lower is better" * (good < 0), "; ".join(said), bars(points))
+        parts.append(f"{model_label(name)} {rate}")
+    return Plot(title + ", lower is better" * (good < 0), "; ".join(parts), bars(points))
 
 
 def survival_plots(summary: Summary) -> list[Plot]:
@@ -142,9 +142,9 @@ def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
         ("accuracy", "Accuracy", "DPO: share of pairs of which the model prefers the chosen answer."),
     ):
         points = [(float(index), number(row.get(key))) for index, row in _numbered(steps)]
-        known = [(step, value) for step, value in points if value is not None]
-        if known:
-            line = Line("", [step for step, _ in known], [value for _, value in known], 2)
+        pairs = [(step, value) for step, value in points if value is not None]
+        if pairs:
+            line = Line("", [step for step, _ in pairs], [value for _, value in pairs], 2)
             plots.append(
                 Plot(
                     title,
@@ -227,8 +227,8 @@ def _survival(
 
 
 def _then_lost(curve: Survival) -> str:
-    lost = curve.failed_then_lost
-    return f" (not in the curve: {lost} more that failed, then got no result)" if lost else ""
+    count = curve.failed_then_lost
+    return f" (not in the curve: {count} more that failed, then got no result)" if count else ""
 
 
 def _early_and_late(steps: Sequence[dict[str, Any]], key: str) -> list[Line]:

@@ -41,21 +41,21 @@ class ShownRun:
         return joined(self.name, model)
 
 
-def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
+def read_given(paths: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
     """The runs, and the results of experiments, in the order given; what is given twice is read once.
 
     For a run whose answers were scored later (`bench --judge-only`), the scored results are read.
 
     Args:
-        given: run folders, folders of experiments, or files `NAME.json` of experiments.
+        paths: run folders, folders of experiments, or files `NAME.json` of experiments.
 
     Raises:
         UserError: a path is none of these, or a file is damaged; names it.
     """
     folders, experiments = [], []
-    for path in dict.fromkeys(path.resolve() for path in given):
+    for path in dict.fromkeys(path.resolve() for path in paths):
         if path.is_dir() and any((path / name).exists() for name in OF_A_RUN):
-            folders += _scored(path)
+            folders += _results_of(path)
         elif results := _experiments(path):
             experiments += results
         else:
@@ -68,16 +68,16 @@ def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=False)], experiments
 
 
-def _scored(run: Path) -> list[Path]:
+def _results_of(run: Path) -> list[Path]:
     """Where a run's results are. Those of answers that were kept without scores are in `judged/`, one folder
     for each judge; beside them the run itself, if it made more than answers."""
-    judged = sorted(
+    folders = sorted(
         path.parent for path in run.glob("judged/*/summary.json") if path.parent.name != "repeats"
     )
     summary = Summary.read(run / "summary.json")
-    if summary.scored or not judged:
+    if summary.scored or not folders:
         return [run]
-    return [run, *judged] if summary.capability or (run / "seeds").is_dir() else judged
+    return [run, *folders] if summary.capability or (run / "seeds").is_dir() else folders
 
 
 def read_run(folder: Path, name: str = "") -> ShownRun:
@@ -138,8 +138,8 @@ def _config(path: Path) -> Row:
 def _experiments(path: Path) -> list[Row]:
     """The results in a file of `safer-steer experiment`, or in all of a folder."""
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    read = [read_json(file, "experiment") for file in files if file.suffix == ".json"]
-    return [one for one in read if {"arms", "differences", "seeds"} <= one.keys()]
+    contents = [read_json(file, "experiment") for file in files if file.suffix == ".json"]
+    return [one for one in contents if {"arms", "differences", "seeds"} <= one.keys()]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

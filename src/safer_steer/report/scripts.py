@@ -61,8 +61,8 @@ def dropped_from(run: Path) -> Dropped:
 def _some(path: Path, most: int) -> tuple[list[Row], int]:
     """At most `most` rows, in the file's order, and the number of all rows."""
     ids = [str(row.get("id")) for row in read_rows(path)]
-    chosen = set(sorted(ids, key=lambda id: sha256(id.encode(errors="replace")).digest())[:most])
-    rows = [row for row in read_rows(path) if str(row.get("id")) in chosen]
+    sample = set(sorted(ids, key=lambda id: sha256(id.encode(errors="replace")).digest())[:most])
+    rows = [row for row in read_rows(path) if str(row.get("id")) in sample]
     return rows[:most], len(ids)
 
 
@@ -72,7 +72,7 @@ def _script(row: Row) -> Row:
     success = meta.get("success_turn")
     return {
         "id": _cut(row.get("id")),
-        "technique": ", ".join(_words(name) for name in technique if name),
+        "technique": ", ".join(_cut(name).replace("_", " ") for name in technique if name),
         "intent": _cut(row.get("intent")),
         "success": f"succeeded at turn {success}" if success else "",
         "turns": [_turn(_table(turn)) for turn in row.get("turns") or []],
@@ -108,10 +108,6 @@ def _drop(row: Row) -> Row:
 
 def _table(value: Any) -> Row:
     return value if isinstance(value, dict) else {}
-
-
-def _words(name: Any) -> str:
-    return _cut(name).replace("_", " ")
 
 
 def _cut(text: Any) -> str:

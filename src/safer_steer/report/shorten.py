@@ -23,9 +23,9 @@ def shorten(suites: list[dict[str, Any]], longest: int = LONGEST, in_all: int = 
     most = evenly(sizes, longest, in_all)
     for (row, key), size in zip(places, sizes, strict=True):
         if size > most:
-            kept = _head(row[key], size, most)
-            row["cut"] = row.get("cut", 0) + len(row[key]) - len(kept)
-            row[key] = f"{kept} …"
+            head = _head(row[key], size, most)
+            row["cut"] = row.get("cut", 0) + len(row[key]) - len(head)
+            row[key] = f"{head} …"
 
 
 SHOWN = ("intent", "source", "error", "user", "thought", "thinking", "answer", "reason", "unscored")
@@ -39,8 +39,8 @@ def _texts(suites: list[dict[str, Any]]) -> Iterator[Place]:
             for answer in script["answers"]:
                 yield from _of(answer)
                 turns = answer.get("turns", ())
-                taken = [*answer.get("taken", ()), *(one for turn in turns for one in turn.get("taken", ()))]
-                for turn in (*turns, *taken):
+                others = [*answer.get("taken", ()), *(one for turn in turns for one in turn.get("taken", ()))]
+                for turn in (*turns, *others):
                     yield from _of(turn, *([turn["asked"]] if "asked" in turn else ()))
 
 

@@ -287,8 +287,8 @@ def _names(lines: Sequence[Line], y: _Axis, left: float, size: int) -> list[str]
     named = sorted((line for line in lines if line.name), key=lambda line: (-y(line.y[-1]), -line.series))
     gap, heights = ROW * size, list[float]()
     for line in named:  # from the lowest line upwards; places are counted from the top
-        wanted = y(line.y[-1])
-        heights.append(min(wanted, heights[-1] - gap) if heights else wanted)
+        height = y(line.y[-1])
+        heights.append(min(height, heights[-1] - gap) if heights else height)
     for place in reversed(range(len(heights))):
         ceiling = heights[place + 1] + gap if place + 1 < len(heights) else TOP
         heights[place] = max(heights[place], ceiling)

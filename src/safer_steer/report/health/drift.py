@@ -82,15 +82,15 @@ class Audits:
         """The slope of `training.audit.following` over all steps, or those up to `until`, and the
         end of its interval (`THRESHOLD` standard errors above it); None on fewer than `SCRIPTS` scripts."""
         steps = (turns for step, turns in self.steps.items() if until is None or step <= until)
-        found = following(chain.from_iterable(steps))
-        if found is None or found.scripts < SCRIPTS:
+        fit = following(chain.from_iterable(steps))
+        if fit is None or fit.scripts < SCRIPTS:
             return None
-        return found.slope, found.slope + THRESHOLD * found.error
+        return fit.slope, fit.slope + THRESHOLD * fit.error
 
     def noticed(self) -> int | None:
         """The first step at whose end there is a warning: of a drift, or of rewards that do not follow."""
-        change, known = self.drift(), ((step, self.follows(step)) for step in sorted(self.steps))
-        first = next((step for step, follows in known if follows and follows[1] < FOLLOWS), None)
+        change, slopes = self.drift(), ((step, self.follows(step)) for step in sorted(self.steps))
+        first = next((step for step, follows in slopes if follows and follows[1] < FOLLOWS), None)
         return min(filter(None, (first, change.noticed if change else None)), default=None)
 
     def fall(self) -> Drift | None:

@@ -56,7 +56,7 @@ class Evidence:
         """The rows of the stage's metrics.jsonl."""
         return list(read_rows(self.run / self.stage / "metrics.jsonl"))
 
-    def known(self, name: str) -> list[float]:
+    def numbers(self, name: str) -> list[float]:
         """A number of the steps, where they have it."""
         return [row[name] for row in self.steps if isinstance(row.get(name), int | float)]
 
@@ -69,10 +69,10 @@ class Evidence:
     @property
     def judges(self) -> Iterator[Judge]:
         """The first score of each role that judges enough turns."""
-        seen = set()
+        roles = set()
         for judge in self.health.judges.values():
-            if judge.asked >= ENOUGH and judge.role not in seen:
-                seen.add(judge.role)
+            if judge.asked >= ENOUGH and judge.role not in roles:
+                roles.add(judge.role)
                 yield judge
 
 
@@ -157,26 +157,26 @@ def _success(evidence: Evidence) -> Iterator[Reading]:
         yield Reading(succeeded / tried, f"{succeeded} of {tried} red-team scripts broke the target")
 
 
-def _kept(evidence: Evidence) -> Iterator[Reading]:
+def _pass_rate(evidence: Evidence) -> Iterator[Reading]:
     folder = evidence.run / "bootstrap"
-    kept, rejected = (sum(1 for _ in read_rows(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
-    if kept + rejected:
-        yield Reading(kept / (kept + rejected), f"{kept} of {kept + rejected} dialogues passed the filter")
+    good, bad = (sum(1 for _ in read_rows(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
+    if good + bad:
+        yield Reading(good / (good + bad), f"{good} of {good + bad} dialogues passed the filter")
 
 
 def _loss(evidence: Evidence) -> Iterator[Reading]:
-    if losses := evidence.known("loss")[-LAST:]:
+    if losses := evidence.numbers("loss")[-LAST:]:
         value = fmean(losses)
         yield Reading(value, f"the loss of the last {len(losses)} steps was {value:.3g} nats a token")
 
 
 def _gap(evidence: Evidence) -> Iterator[Reading]:
-    for gap in evidence.known("logprob_gap")[:1]:
+    for gap in evidence.numbers("logprob_gap")[:1]:
         yield Reading(gap, f"engine and trainer differed by {gap:.2g} nats a token at step 1")
 
 
 def _format(evidence: Evidence) -> Iterator[Reading]:
-    if shares := evidence.known("format_kept")[-LAST:]:
+    if shares := evidence.numbers("format_kept")[-LAST:]:
         value = fmean(shares)
         words = f"{100 * value:.0f} % of the answers of the last {len(shares)} steps kept the layout"
         yield Reading(value, words)
@@ -196,9 +196,9 @@ def _twins(evidence: Evidence) -> Iterator[Reading]:
     step, dialogues = probed_twins(evidence.run)
     rate = over_refusal(dialogues)
     if rate["value"] is not None:
-        counted = rate["n"] - sum(rate[lost] for lost in ("unscored", "failed", "incomplete"))
-        refused = round(rate["value"] * counted / 100)
-        words = f"at step {step} the student refused {refused} of {counted} safe twins"
+        total = rate["n"] - sum(rate[state] for state in ("unscored", "failed", "incomplete"))
+        refusals = round(rate["value"] * total / 100)
+        words = f"at step {step} the student refused {refusals} of {total} safe twins"
         yield Reading(rate["value"] / 100, words)
 
 
@@ -313,7 +313,7 @@ QUANTITIES: dict[GateName, Quantity] = {
         "Share of the red-blue dialogues that passed the filter.",
         "few: a better blue expert, or lower tau_safe and tau_help; nearly all: an evaluator that uses its"
         " scale, or attacks that are attacks",
-        _kept,
+        _pass_rate,
     ),
     "sft_loss": Quantity(
         ("sft",),

@@ -24,10 +24,10 @@ class Table(NamedTuple):
 def tables(health: Health) -> list[Table]:
     """Attackers, strategies, modalities, judges, answers, what was left out, groups, approaches; tables
     without rows are omitted."""
-    found = health.as_dict()
-    counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
-    attackers = [_attacker(row, counted) for row in found["attackers"]]
-    made = [
+    facts = health.as_dict()
+    keys = ("asked", *FAULTS, "retried", "recovered", "gave_up")
+    attackers = [[row["role"], row["job"], *(f"{row[key]:,}" for key in keys)] for row in facts["attackers"]]
+    all_tables = [
         Table(
             "Attackers",
             "Faults by attempt: the attacker declined, wrote no words, repeated an earlier turn, or gave no"
@@ -56,15 +56,15 @@ def tables(health: Health) -> list[Table]:
                 "distinct-2",
                 "similarity",
             ],
-            [_strategy(row) for row in found["strategies"]],
+            [_strategy(row) for row in facts["strategies"]],
         ),
-        _modalities(found["modalities"]),
+        _modalities(facts["modalities"]),
         Table(
             "Judges",
             "A judge that gives nearly every turn the same score may not be judging. Yes and no (the"
             " evaluator on scripts) count as 1 and 0.",
             ["role", "score", "asked", "unscored, %", "commonest", "its share, %", "all verdicts"],
-            [_judge(row) for row in found["judges"]],
+            [_judge(row) for row in facts["judges"]],
         ),
         Table(
             "Answers",
@@ -72,16 +72,16 @@ def tables(health: Health) -> list[Table]:
             " Without an answer block where the layout asks for one, or empty: Help is 0. Identical: word for"
             " word what the model said in another dialogue to another question.",
             ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
-            [_answers(row) for row in found["answers"]],
+            [_answers(row) for row in facts["answers"]],
         ),
-        _left_out(found["unanswered"]),
+        _left_out(facts["unanswered"]),
         Table(
             "Groups",
             "Means over the steps of Stage III. A group, the trajectories of one seed, whose returns are all"
             " equal, or nearly, has no advantage and teaches nothing. Distinct attacks: the different user"
             " turns at turn 2, as a share of the group's trajectories that reached it.",
             ["stage", "steps", "equal returns, %", "leaks, %", "distinct attacks, %"],
-            [_groups(row) for row in found["groups"]],
+            [_groups(row) for row in facts["groups"]],
             labels=1,
         ),
         Table(
@@ -90,11 +90,11 @@ def tables(health: Health) -> list[Table]:
             " approach are one try; it breached if one of them leaked. Early, middle, late: breached of tried"
             " in each third of the steps.",
             ["role", "approach", "tried", "breached", "breached, %", "early", "middle", "late"],
-            [_approach(row) for row in found["approaches"]],
+            [_approach(row) for row in facts["approaches"]],
         ),
-        _audits(found["audit"]),
+        _audits(facts["audit"]),
     ]
-    return [table for table in made if table.rows]
+    return [table for table in all_tables if table.rows]
 
 
 def _left_out(rows: list[dict[str, Any]]) -> Table:
@@ -106,10 +106,6 @@ def _left_out(rows: list[dict[str, Any]]) -> Table:
         [[row["stage"], f"{row['left_out']:,}"] for row in rows],
         labels=1,
     )
-
-
-def _attacker(row: dict[str, Any], counted: tuple[str, ...]) -> list[str]:
-    return [row["role"], row["job"], *(f"{row[key]:,}" for key in counted)]
 
 
 def _modalities(rows: list[dict[str, Any]]) -> Table:

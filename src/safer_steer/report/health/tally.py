@@ -270,8 +270,8 @@ class Health:
         counts = self.answers.setdefault((model, stage), AnswerCounts(self.format))
         for turn in dialogue.get("turns", ()):
             text, meta = turn.get("assistant") or "", turn.get("meta") or {}
-            asked = f"{turn.get('user')} {meta.get('in_picture', '')}"
-            counts.add(file, str(dialogue.get("id")), asked, text, meta)
+            question = f"{turn.get('user')} {meta.get('in_picture', '')}"
+            counts.add(file, str(dialogue.get("id")), question, text, meta)
 
     def as_dict(self) -> dict[str, Any]:
         """`{"attackers", "strategies", "modalities", "judges", "answers", "unanswered", "groups",
