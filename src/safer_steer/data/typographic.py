@@ -71,15 +71,15 @@ def _without_controls(line: str) -> str:
 
 def _lettered(line: str) -> str:
     """The line in letters of the font."""
-    shown = []
+    letters = []
     for letter in line:
         if not _has(letter):
             parts = unicodedata.normalize("NFKD", letter)
             letter = "".join(part for part in parts if not unicodedata.combining(part))
             if not all(map(_has, letter)):
                 raise Undrawable(f"the font has no {letter[:1]!a}")
-        shown.append(letter)
-    return "".join(shown)
+        letters.append(letter)
+    return "".join(letters)
 
 
 @lru_cache(maxsize=4096)
@@ -168,12 +168,12 @@ def drawn_picture(words: str, lettering: Lettering, above: Picture | None = None
     return buffer.getvalue()
 
 
-def in_picture(turn: Turn, shown: Sequence[Picture], style: Typographic) -> tuple[Turn, bytes]:
+def in_picture(turn: Turn, pictures: Sequence[Picture], style: Typographic) -> tuple[Turn, bytes]:
     """The turn with its words in a picture, and that picture: the last one of those shown with it, with the
     words below. Raises `Undrawable`."""
-    said, words = in_parts(turn.user, style.layout)
-    data = drawn_picture(words, style, shown[-1] if shown else None)
-    return turn.model_copy(update={"user": said, "meta": turn.meta | {"in_picture": words}}), data
+    text, words = in_parts(turn.user, style.layout)
+    data = drawn_picture(words, style, pictures[-1] if pictures else None)
+    return turn.model_copy(update={"user": text, "meta": turn.meta | {"in_picture": words}}), data
 
 
 def keep(data: bytes, folder: Path, prefix: str, suffix: str = ".png", sync: bool = True) -> str:

@@ -26,7 +26,7 @@ from assembly_run import (
 )
 from killing import killed, lines
 from safer_steer.config import Role
-from safer_steer.data.assembly.rules import Ruling, _asked, ruling
+from safer_steer.data.assembly.rules import Ruling, _row_of, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
@@ -145,7 +145,7 @@ async def test_the_last_turn_is_judged_without_what_other_turns_show(tmp_path: P
             return ChatReply(json.dumps(yes))
 
     pictures_of = pictures_in(tmp_path, 10**6)
-    await _asked(told, ChatModel("evaluator", Role(), Evaluator()), pictures_of)
+    await _row_of(told, ChatModel("evaluator", Role(), Evaluator()), pictures_of)
     assert len(shown) == 2 and len(shown[0]) == 6, "the whole script: three pictures, each after its line"
     assert shown[1] == [picture.content for picture in pictures_of(["plain.png", "last.png"])]
 

@@ -105,21 +105,21 @@ async def assemble(
     bench = [candidate for candidate in candidates if candidate.bench]
     rl = draw_rl(train, rulings, config)
     sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
-    drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
-    _explain(candidates, rulings, rl, [*sft, *rl, *chain.from_iterable(drawn.values())], left_out)
+    by_suite = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
+    _explain(candidates, rulings, rl, [*sft, *rl, *chain.from_iterable(by_suite.values())], left_out)
 
-    splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
+    splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in by_suite.items()}}
     for name, members in splits.items():
         write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
     if config.rl.single_turn:
         questions = questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))
         write_atomic(out / "rl.jsonl", to_jsonl(questions))
         splits["rl"] = [pools.candidate(question.kind, question) for question in questions]
-    _show_pictures(folder, out / "bench", pools, chain.from_iterable(drawn.values()))
+    _show_pictures(folder, out / "bench", pools, chain.from_iterable(by_suite.values()))
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
         "notes": notes,
-        "bench": bench_selection(config) if drawn else None,
+        "bench": bench_selection(config) if by_suite else None,
         "splits": {name: balance_of(members) for name, members in splits.items()},
         "rules": {
             "candidates": len(rulings),
@@ -135,12 +135,12 @@ async def assemble(
     held = any(source.use == "bench" for source in config.seeds.sources)
     _refuse_empty(out, "STEER-SFT", train, sft, wanted=bool(train))
     _refuse_empty(out, "STEER-RL", train, rl, wanted=bool(train))
-    _refuse_empty(out, "STEER-Bench", bench, drawn, wanted=bool(bench) or held)
+    _refuse_empty(out, "STEER-Bench", bench, by_suite, wanted=bool(bench) or held)
     return notes
 
 
-def _refuse_empty(out: Path, name: str, candidates: Sized, drawn: Sized, wanted: bool) -> None:
-    if wanted and not drawn:
+def _refuse_empty(out: Path, name: str, candidates: Sized, split: Sized, wanted: bool) -> None:
+    if wanted and not split:
         raise UserError(
             f"{out}: none of {len(candidates)} candidates is left for {name};"
             " balance.md says why, and with which ratio they were drawn"
@@ -149,17 +149,17 @@ def _refuse_empty(out: Path, name: str, candidates: Sized, drawn: Sized, wanted:
 
 def _distinct(pools: Pools, settings: Assembly, suites: Iterable[Path], left_out: LeftOut) -> list[Candidate]:
     """The candidates without leaks and near-duplicates, in draw order."""
-    known = Known(settings.near_duplicate)
+    bench = Known(settings.near_duplicate)
     for path in suites:
-        known.add_suite(path)
+        bench.add_suite(path)
     for candidate, seed in pools:
         if candidate.bench:
-            known.add(candidate.id, seed, [candidate.picture, *shown_pictures(seed)])
+            bench.add(candidate.id, seed, [candidate.picture, *shown_pictures(seed)])
     tokens: dict[str, Tokens] = {}
     by_picture: dict[str, list[Candidate]] = {}
     for candidate, seed in pools:
         script = shingles(seed.script)
-        if not candidate.bench and (leak := known.shared(candidate, seed, script)):
+        if not candidate.bench and (leak := bench.shared(candidate, seed, script)):
             left_out.add(candidate, *leak)
             continue
         if candidate.id in tokens:
@@ -185,10 +185,10 @@ def _explain(
     candidates: Sequence[Candidate],
     rulings: dict[str, Ruling],
     rl: Sequence[Candidate],
-    drawn: Sequence[Candidate],
+    members: Sequence[Candidate],
     left_out: LeftOut,
 ) -> None:
-    ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
+    ids, pairs = {candidate.id for candidate in members}, {candidate.pair for candidate in rl}
     for candidate in candidates:
         ruling = rulings[candidate.id]
         if candidate.id in ids:
@@ -209,15 +209,15 @@ def _notes(
     splits: dict[str, list[Candidate]],
 ) -> list[str]:
     notes = []
-    rl, wanted = splits["rl"], config.rl.seeds or 0
-    if train and len(rl) < wanted:
+    rl, size = splits["rl"], config.rl.seeds or 0
+    if train and len(rl) < size:
         benign = sum(c.kind is Kind.BENIGN and rulings[c.id].rule_1 for c in train)
         risky = sum(rulings[c.id].rule_2 for c in train)
-        asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
+        parts = sizes(size, size, size, config.rl.benign_share)
         notes.append(
-            f"STEER-RL has {len(rl)} of {wanted} questions: one of each pair that gave it scripts"
+            f"STEER-RL has {len(rl)} of {size} questions: one of each pair that gave it scripts"
             if config.rl.single_turn
-            else f"STEER-RL has {len(rl)} of {wanted} scripts: wanted {asked[0]} benign and {asked[1]} risky;"
+            else f"STEER-RL has {len(rl)} of {size} scripts: wanted {parts[0]} benign and {parts[1]} risky;"
             f" available {benign} benign and {risky} risky"
         )
     if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
@@ -244,11 +244,11 @@ def _show_pictures(folder: Path, bench: Path, pools: Pools, scripts: Iterable[Ca
     """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are
     hard-linked if the disk allows it, else copied."""
     for image in chain.from_iterable(pools.script(script).all_images for script in scripts):
-        source, shown = inside(folder, image), inside(bench, image)
-        if shown.exists():
+        source, copy = inside(folder, image), inside(bench, image)
+        if copy.exists():
             continue
-        shown.parent.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):
-            os.link(source, shown)
+            os.link(source, copy)
             continue
-        write_atomic(shown, source.read_bytes())
+        write_atomic(copy, source.read_bytes())

@@ -141,16 +141,16 @@ class Known:
     def add_suite(self, path: Path) -> None:
         """Add a suite file with its pictures. Raises `UserError` if the file or a picture cannot be read."""
         for seed in read_seeds(path):
-            shown = [picture_id(inside(path.parent, image)) for image in seed.all_images]
+            pictures = [picture_id(inside(path.parent, image)) for image in seed.all_images]
             # The originals of perturbed or scaled copies, in a suite that another run assembled or imported.
             originals = [str(seed.meta.get("picture") or ""), *scaled_from(seed).values()]
-            self.add(f"{path.name} {seed.id}", seed, [*shown, *originals])
+            self.add(f"{path.name} {seed.id}", seed, [*pictures, *originals])
 
-    def shared(self, candidate: Candidate, seed: Seed, said: Tokens) -> tuple[str, str] | None:
+    def shared(self, candidate: Candidate, seed: Seed, script: Tokens) -> tuple[str, str] | None:
         """Why a training script leaks, as (reason, name of the bench script). None if it does not leak.
 
         Args:
-            said: the script's 3-grams.
+            script: its 3-grams.
         """
         for picture in (candidate.picture, *shown_pictures(seed)):
             if picture in self._pictures:
@@ -158,7 +158,7 @@ class Known:
         question = _question(seed)
         if telling(question) and (name := self._questions.find(content_words(question))):
             return "leak_question", name
-        if (name := self._scripts.find(said)) and telling(" ".join(seed.script)):
+        if (name := self._scripts.find(script)) and telling(" ".join(seed.script)):
             return "leak_script", name
         return None
 

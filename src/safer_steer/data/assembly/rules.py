@@ -71,7 +71,7 @@ def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
         "ungrounded": verdict.grounded,
         "not of its kind": verdict.of_kind,
     }
-    failures = [name for name, kept in keeps.items() if not kept]
+    failures = [name for name, passes in keeps.items() if not passes]
     if not failures and kind is Kind.BENIGN and verdict.harmful:
         return ["harmful"]
     return failures
@@ -98,7 +98,7 @@ async def judge_scripts(
         waiting = [candidate for candidate in candidates if candidate.id not in journal]
 
         async def one(candidate: Candidate) -> None:
-            row = await _asked(pools.script(candidate), model, pictures_of)
+            row = await _row_of(pools.script(candidate), model, pictures_of)
             journal.append({"id": candidate.id, **row})
 
         await run_jobs(
@@ -114,7 +114,7 @@ async def judge_scripts(
         return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
 
 
-async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[str, Any]:
+async def _row_of(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[str, Any]:
     """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
     pictures = in_view(seed.images_by_turn(), pictures_of)
     inputs = ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script)

@@ -58,8 +58,8 @@ def sizes(
         whole = min(whole, floor(benign / share + 1e-9))
     if share < 1 and not more_benign:
         whole = min(whole, floor(risky / (1 - share) + 1e-9))
-    wanted = min(benign, round(whole * share))
-    return wanted, min(risky, whole - wanted)
+    safe = min(benign, round(whole * share))
+    return safe, min(risky, whole - safe)
 
 
 def rl_scripts(config: Config, benign: float, risky: float) -> tuple[float, float]:
@@ -142,9 +142,9 @@ def _shuffled(
     rng.shuffle(benign)
     rng.shuffle(risky)
     counts = numbers(config, len(benign), len(risky))
-    chosen = benign[: int(counts[0])] + risky[: int(counts[1])]
-    rng.shuffle(chosen)
-    return chosen
+    mix = benign[: int(counts[0])] + risky[: int(counts[1])]
+    rng.shuffle(mix)
+    return mix
 
 
 # as data sets
@@ -158,13 +158,13 @@ def draw_rl(
     able = [candidate for candidate in candidates if _able(candidate, rulings)]
     benign = sum(candidate.kind is Kind.BENIGN for candidate in able)
     left = dict(zip((True, False), rl_scripts(config, benign, len(able) - benign), strict=True))
-    drawn = []
+    scripts = []
     for candidate in sorted(able, key=lambda c: (content_id("pair", config.seed, c.pair), c.pair, c.order)):
         safe = candidate.kind is Kind.BENIGN
         if left[safe]:
             left[safe] -= 1
-            drawn.append(candidate)
-    return in_order(drawn)
+            scripts.append(candidate)
+    return in_order(scripts)
 
 
 def draw_sft(
@@ -175,14 +175,14 @@ def draw_sft(
     share: float | None,
 ) -> list[Candidate]:
     """STEER-SFT's candidates: scripts that meet rule 1, from pairs not used by STEER-RL; at most `total`."""
-    taken = {candidate.pair for candidate in rl}
-    able = in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
+    pairs = {candidate.pair for candidate in rl}
+    able = in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in pairs)
     if share is None:
         return able[:total]
     benign = [c for c in able if c.kind is Kind.BENIGN]
     risky = [c for c in able if c.kind is not Kind.BENIGN]
-    wanted = sizes(len(benign), len(risky), total, share)
-    return in_order([*benign[: int(wanted[0])], *risky[: int(wanted[1])]])
+    counts = sizes(len(benign), len(risky), total, share)
+    return in_order([*benign[: int(counts[0])], *risky[: int(counts[1])]])
 
 
 def draw_bench(

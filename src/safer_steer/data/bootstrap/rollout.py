@@ -54,7 +54,7 @@ class RedAgent(_Seat):
         pictures = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
-        asked = Asked()
+        request = Asked()
         for repeat, approach in enumerate((None, other)):
             inputs = RedInput(
                 intent=dialogue.intent,
@@ -68,11 +68,11 @@ class RedAgent(_Seat):
             except EndpointError:
                 raise
             except BoundaryError as error:
-                if not asked.again(error):
+                if not request.again(error):
                     break
                 continue
-            return Reply(text, {"attacker": asked.noted(other.label)} if asked.faults else {})
-        return Reply(template.user, {"attacker": asked.noted(TEMPLATE)})
+            return Reply(text, {"attacker": request.noted(other.label)} if request.faults else {})
+        return Reply(template.user, {"attacker": request.noted(TEMPLATE)})
 
 
 class BlueExpert(_Seat):
@@ -127,8 +127,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
         reasons.append("unsafe")
     if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
         reasons.append("unhelpful")
-    laid_out = [has_thinking_answer(turn.assistant or "") for turn in dialogue.turns]
-    if format is Format.THINKING_ANSWER and not all(laid_out):
+    in_format = [has_thinking_answer(turn.assistant or "") for turn in dialogue.turns]
+    if format is Format.THINKING_ANSWER and not all(in_format):
         reasons.append("format")
     return reasons
 
@@ -153,8 +153,8 @@ async def roll_out(
     is played, the seeds lack their questions.
     """
     seeds = read_split(folder, "sft")
-    asked = questions(seeds) if config.bootstrap.sft.single_turn else []
-    format, part = config.student.format, in_parts(progress, len(seeds) + len(asked))
+    singles = questions(seeds) if config.bootstrap.sft.single_turn else []
+    format, part = config.student.format, in_parts(progress, len(seeds) + len(singles))
     pictures_of = pictures_in(folder, config.student.max_pixels)
     blue = blue_expert(config, ask("blue"), pictures_of)
     evaluator = EvaluatorCritic(ask("evaluator"), format, pictures_of)
@@ -162,7 +162,7 @@ async def roll_out(
     async def filtered(rows: list[Seed], out: Path, user: User | None) -> str:
         bound = Bound("bootstrap.max_unanswered", config.bootstrap.max_unanswered, len(rows))
         patience = Patience(out.name, "dialogue", bound)
-        played = await play_all(
+        dialogues = await play_all(
             rows,
             blue,
             evaluator,
@@ -173,23 +173,23 @@ async def roll_out(
             concurrency=in_play(config),
             progress=part(),
         )
-        kept = 0
+        count = 0
         with writing(out / "rejected.jsonl") as rejected_file, writing(out / "kept.jsonl") as kept_file:
-            for dialogue in played:
+            for dialogue in dialogues:
                 reasons = why_rejected(dialogue, config.bootstrap, format)
                 if reasons:
                     dialogue.meta["reasons"] = reasons
-                kept += not reasons
+                count += not reasons
                 (rejected_file if reasons else kept_file).write(to_jsonl([dialogue]).encode())
-        if not kept:
+        if not count:
             why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
             raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
         return patience.left_out
 
-    said = [await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of))]
-    if asked:
-        said.append(await filtered(asked, folder / "bootstrap" / FOLDER, None))
-    return list(filter(None, said))
+    lines = [await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of))]
+    if singles:
+        lines.append(await filtered(singles, folder / "bootstrap" / FOLDER, None))
+    return list(filter(None, lines))
 
 
 def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:

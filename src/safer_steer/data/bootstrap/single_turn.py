@@ -16,34 +16,34 @@ MATCHED = "single_turn.json"
 """File in `sft/` that records what was matched."""
 
 
-def matched(tokens: Sequence[int], wanted: int, seed: int) -> list[int]:
+def matched(tokens: Sequence[int], target: int, seed: int) -> list[int]:
     """Indices of the single-turn dialogues to train on, in a seeded order that repeats in each further pass.
 
     Args:
         tokens: assistant tokens of each available dialogue, at least 1 each.
-        wanted: assistant tokens of the multi-turn set. The sum over the result is as close to it as whole
+        target: assistant tokens of the multi-turn set. The sum over the result is as close to it as whole
             dialogues in that order allow.
     """
     order = list(range(len(tokens)))
     random.Random(f"single turn sft {seed}").shuffle(order)
-    taken: list[int] = []
+    indices: list[int] = []
     total = 0
     while True:
-        following = order[len(taken) % len(order)]
-        if taken and total + tokens[following] / 2 > wanted:
-            return taken
-        taken.append(following)
+        following = order[len(indices) % len(order)]
+        if indices and total + tokens[following] / 2 > target:
+            return indices
+        indices.append(following)
         total += tokens[following]
 
 
-def facts(taken: Sequence[int], tokens: Sequence[int], multi_turn: Sequence[int]) -> dict[str, Any]:
+def facts(indices: Sequence[int], tokens: Sequence[int], multi_turn: Sequence[int]) -> dict[str, Any]:
     """What was matched: dialogues and assistant tokens of the single-turn set as trained and of the
     multi-turn set (`multi_turn`: tokens per dialogue)."""
     single = {
-        "dialogues": len(taken),
-        "distinct": len(set(taken)),
-        "passes": round(len(taken) / len(tokens), 2),
-        "assistant_tokens": sum(tokens[index] for index in taken),
+        "dialogues": len(indices),
+        "distinct": len(set(indices)),
+        "passes": round(len(indices) / len(tokens), 2),
+        "assistant_tokens": sum(tokens[index] for index in indices),
     }
     return {
         "single_turn": single,

@@ -56,12 +56,12 @@ async def build_seeds(
     sources = surveyed or survey(config)
     plan = PlanFile(out, plan_id(config, sources))
 
-    def said(*more: str) -> list[str]:
+    def lines(*more: str) -> list[str]:
         rows = left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
         return [line for line in (rows, *more) if line]
 
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
-        return said()
+        return lines()
     # If a plan exists, the pictures were decoded when the work began, and the plan holds their hashes.
     if not plan.path.exists():
         if not surveyed:
@@ -96,4 +96,4 @@ async def build_seeds(
     finally:
         shards.close()
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out, patience.unanswered))
-    return said(patience.left_out)
+    return lines(patience.left_out)

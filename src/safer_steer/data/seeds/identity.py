@@ -71,7 +71,7 @@ def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -
         UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no
             pairs.
     """
-    result, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
+    result, digest, ids, earlier = Survey(), hashlib.sha256(), set(), Seen()
     for source in config.seeds.sources:
         before, large = result.pairs, set[str]()
         for pair in pairs_of(source, config, result.skipped):
@@ -87,7 +87,7 @@ def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -
             if pair.is_large(config.student.max_pixels):
                 large.add(picture)
             if picture:
-                first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
+                first = earlier.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
                 if first != pair.id:
                     result.repeated[pair.id] = first
             row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe]
@@ -136,10 +136,10 @@ def plan_id(config: Config, sources: Survey) -> str:
         name: settings_of(config.role(name).model_dump(mode="json"), model=Role)
         for name in STAGES["seeds"].roles
     }
-    asked = {"format", "system", "max_pixels"}
+    keys = {"format", "system", "max_pixels"}
     if config.student_is_target:
-        asked |= {"model", "max_turn_tokens"}
-    student = config.student.model_dump(mode="json", include=asked)
+        keys |= {"model", "max_turn_tokens"}
+    student = config.student.model_dump(mode="json", include=keys)
     return content_id(config.seed, seeds, roles, student, sources.digest)
 
 

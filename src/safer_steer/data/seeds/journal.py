@@ -63,10 +63,10 @@ class ShardedJournal:
         return self.folder / f"{shard:05d}.jsonl"
 
 
-def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
+def kinds_of(pair: Pair, kinds: Sequence[Kind]) -> list[Kind]:
     """The kinds of script made from a pair: always a benign one, and the other two unless the pair is known
-    to be safe. Only kinds in `wanted`."""
-    return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
+    to be safe. Only those in `kinds`."""
+    return [kind for kind in Kind if kind in kinds and (kind is Kind.BENIGN or pair.safe is not True)]
 
 
 def rewrite_for(kind: Kind) -> str:

@@ -33,11 +33,11 @@ def own_scripts(config: Config) -> list[Seed]:
         if by_question and seed.turns[0].meta.get("in_picture") and not _original(path, seed):
             what = "the picture without the first turn's words, beside the file and as `original` in its meta"
             raise UserError(f"{path}: {seed.id}: single_turn needs {what}")
-    drawn: set[str] = set()
+    sample: set[str] = set()
     for kind in config.seeds.kinds:
         ids = [seed.id for seed in seeds if seed.kind is kind]
-        drawn.update(draw(ids, str, config.limit, config.seed))
-    return [seed for seed in seeds if seed.id in drawn]
+        sample.update(draw(ids, str, config.limit, config.seed))
+    return [seed for seed in seeds if seed.id in sample]
 
 
 def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> list[Picture]:
@@ -70,8 +70,8 @@ def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
     for original in _original(_path(config), seed):
         meta["original"] = names[original]
     facts = {"source": seed.source or _path(config).stem, "meta": meta}
-    asked = seed.model_copy(update={**facts, "turns": turns})
-    return asked.with_images(names.__getitem__)
+    script = seed.model_copy(update={**facts, "turns": turns})
+    return script.with_images(names.__getitem__)
 
 
 def take_own_scripts(config: Config, folder: Path) -> None:

@@ -147,16 +147,16 @@ class PairWork:
         attack failed (see `simulate`)."""
         pair, seeds, strategy = self.pair, self.config.seeds, self._strategy(attempt)
         turns = self._rng(Kind.RED_TEAM).randint(*self.bounds)
-        seen = await self._ask(CAPTION, CaptionInput(question=pair.question), attempt)
-        check("caption", seen.caption)
-        caption = seen.model_dump_json()
+        description = await self._ask(CAPTION, CaptionInput(question=pair.question), attempt)
+        check("caption", description.caption)
+        caption = description.model_dump_json()
         inputs = RewriteInput(task=task, caption=caption, strategy=strategy)
         rewrite = (await self._ask(REWRITE, inputs, attempt)).rewrite
         check("rewrite", rewrite, [task], sayings=1)
-        wanted = PlanInput(
+        plan_inputs = PlanInput(
             rewrite=rewrite, intent=pair.intent, caption=caption, strategy=strategy, turns=turns
         )
-        plan = await self._ask(PLAN, wanted, attempt)
+        plan = await self._ask(PLAN, plan_inputs, attempt)
         check_turns("plan", [turn.user for turn in plan.turns], self.bounds)
         script = [Turn(user=turn.user, meta={"risk": turn.risk, "goal": turn.goal}) for turn in plan.turns]
         facts: SeedMeta = {"strategy": strategy.value, "escalation": plan.escalation.value}
@@ -197,15 +197,15 @@ class PairWork:
             meta["question_safe"] = pair.safe  # of the question; a script's safety follows from its kind
         if intent != pair.intent:
             meta["intent"] = pair.intent  # of the question, if the script has a different one
-        first, shown = self._first_turn(script[0])
-        if shown != picture.name:
+        first, image = self._first_turn(script[0])
+        if image != picture.name:
             meta["original"] = picture.name
         return Seed(
             id=key_of(pair, kind),
             kind=kind,
             source=pair.source,
             intent=intent,
-            images=[shown],
+            images=[image],
             turns=[first, *script[1:]],
             meta=meta | facts,
         )
@@ -225,7 +225,7 @@ class PairWork:
         return chosen(self.picture.original, self.config.seeds.perturb_share, self.config.seed)
 
     @cached_property
-    def shown(self) -> str:
+    def image(self) -> str:
         """The path of the picture in the seeds, which target, judge and student see: the perturbed copy if
         there is one."""
         if not self.perturbed:
@@ -243,11 +243,11 @@ class PairWork:
         text."""
         style, original = self.config.seeds.typographic, self.picture.original
         if style and chosen(f"typographic {original}", style.share, self.config.seed):
-            picture = load_picture(self.seats.folder, self.shown, self.config.student.max_pixels)
+            picture = load_picture(self.seats.folder, self.image, self.config.student.max_pixels)
             with suppress(Undrawable):
-                drawn, data = in_picture(turn, [picture], style)
-                return drawn, keep(data, self.seats.folder, f"images/{original[:16]}-")
-        return turn, self.shown
+                picture_turn, data = in_picture(turn, [picture], style)
+                return picture_turn, keep(data, self.seats.folder, f"images/{original[:16]}-")
+        return turn, self.image
 
     def _keep(self, name: str, data: bytes) -> None:
         path = self.seats.folder / name

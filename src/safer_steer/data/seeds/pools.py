@@ -73,11 +73,11 @@ def write_pools(
     folder: Path,
     pairs: Iterable[Pair],
     shards: ShardedJournal,
-    wanted: Sequence[Kind],
+    kinds: Sequence[Kind],
     left_out: dict[str, str],
     unanswered: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
-    """Write `<kind>.jsonl` for each wanted kind, and `dropped.jsonl`. Return the number of rows of each.
+    """Write `<kind>.jsonl` for each of these kinds, and `dropped.jsonl`. Return the number of rows of each.
 
     Scripts for the bench and for training are compared separately, so a bench script is never dropped for a
     training script.
@@ -91,9 +91,9 @@ def write_pools(
 
     All files are written to temporary files and then moved into place.
     """
-    names = [*(kind.value for kind in wanted), DROPPED]
+    names = [*(kind.value for kind in kinds), DROPPED]
     counts = dict.fromkeys(names, 0)
-    seen, rows = Seen(), dict[str, Row]()
+    earlier, rows = Seen(), dict[str, Row]()
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for name in names:
@@ -116,22 +116,22 @@ def write_pools(
                 continue
             probe = key_of(pair, "probe")
             probed = outcome(rows, probe)
-            for kind in kinds_of(pair, wanted):
+            for kind in kinds_of(pair, kinds):
                 id = key_of(pair, kind)
-                made = outcome(rows, id)
+                result = outcome(rows, id)
                 if why := failed_for(probed, kind):
                     drop(pair, id, kind, why, probe)
                     continue
-                if made is None:
+                if result is None:
                     job = kind if kind in unanswered[pair.id] else "probe"
                     why = f"{UNANSWERED}: {job}: {unanswered[pair.id][job]}"
                     drop(pair, id, kind, why, key_of(pair, job))
                     continue
-                if "failed" in made:
-                    drop(pair, id, kind, made["failed"], id)
+                if "failed" in result:
+                    drop(pair, id, kind, result["failed"], id)
                     continue
-                seed = Seed.model_validate(made["made"]["seed"])
-                first = seen.first(script_key(seed.script, f"{made['made']['picture']} {pair.use}"), id)
+                seed = Seed.model_validate(result["made"]["seed"])
+                first = earlier.first(script_key(seed.script, f"{result['made']['picture']} {pair.use}"), id)
                 if first != id:
                     drop(pair, id, kind, f"duplicate: of {first}", id)
                     continue

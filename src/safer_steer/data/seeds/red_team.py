@@ -36,7 +36,7 @@ class AttackJudgeCritic:
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         exchanges = [
-            Exchange(user=one.words, assistant=_seen(one.assistant or ""))
+            Exchange(user=one.words, assistant=_visible(one.assistant or ""))
             for one in dialogue.turns[: turn + 1]
         ]
         question, answer = exchanges[-1].user, exchanges[-1].assistant
@@ -55,11 +55,11 @@ class AttackJudgeCritic:
         return Verdict({"attack": float(score)}, meta={"reason": verdict.reason}, stop=stop)
 
 
-def _seen(text: str) -> str:
+def _visible(text: str) -> str:
     """The part of the target's turn that a user sees. A fixed target need not use the student's layout;
     without a layout the user sees all of it."""
-    laid_out = "<answer>" in text or "<thinking>" in text
-    return visible_answer(text, Format.THINKING_ANSWER if laid_out else Format.PLAIN)
+    has_blocks = "<answer>" in text or "<thinking>" in text
+    return visible_answer(text, Format.THINKING_ANSWER if has_blocks else Format.PLAIN)
 
 
 async def simulate(
@@ -74,13 +74,13 @@ async def simulate(
     """
     assert seed.kind is Kind.RED_TEAM, f"{seed.id} is {seed.kind}; only red-team scripts are simulated"
     critic = AttackJudgeCritic(judge, pictures_of, success_at, len(seed.turns))
-    played = await play(seed, Script(), target, critic)
-    scores = [turn.scores["attack"] for turn in played.turns if turn.scores]
-    if played.stop is StopReason.SUCCESS:
+    dialogue = await play(seed, Script(), target, critic)
+    scores = [turn.scores["attack"] for turn in dialogue.turns if turn.scores]
+    if dialogue.stop is StopReason.SUCCESS:
         success = {"success_turn": len(scores), "attack_scores": scores}
         return seed.model_copy(update={"meta": seed.meta | success})
-    fault = next(played.faults, None)
+    fault = next(dialogue.faults, None)
     if fault and fault.unreached:
         raise EndpointError(fault.message)
     reached = ", ".join(f"{score:g}" for score in scores)
-    raise FailedAttack(f"{played.stop}: {fault or f'scores {reached}; {success_at} is needed'}", scores)
+    raise FailedAttack(f"{dialogue.stop}: {fault or f'scores {reached}; {success_at} is needed'}", scores)

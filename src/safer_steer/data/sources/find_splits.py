@@ -54,9 +54,9 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
     """The splits requested by the source, in order. `split` overrides the source's split. Raises `UserError`:
     the path does not exist, its format is not supported, or there is no such subset or split (the message
     lists the available ones)."""
-    wanted = (source.subset, split or source.split)
+    selection = (source.subset, split or source.split)
     if source.hub:
-        return _on_hub(source, layout, *wanted)
+        return _on_hub(source, layout, *selection)
     if not source.path:
         raise UserError(
             f"seeds.sources: {source.name} is not a built-in set; give its `path`,"
@@ -83,7 +83,7 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
         )
     if layout.one_table or (published and layout.split_column):
         splits = _by_row(splits, layout)
-    return _picked(splits, where, layout, *wanted)
+    return _picked(splits, where, layout, *selection)
 
 
 def _picked(
@@ -96,19 +96,19 @@ def _picked(
 
 
 def _pick(
-    names: Sequence[str], wanted: str | None, default: str | None, every: bool, where: str, what: str
+    names: Sequence[str], choice: str | None, default: str | None, every: bool, where: str, what: str
 ) -> list[str]:
-    """The selected names: the wanted one; else the set's default, the only one, all of them (`every`), or
+    """The selected names: the choice; else the set's default, the only one, all of them (`every`), or
     `train`."""
     names = list(dict.fromkeys(names))
     if "default" not in names and "" in names:  # files next to the folders of other configurations
-        wanted, default = ("" if name == "default" else name for name in (wanted, default))
-    if wanted is not None:
-        if wanted not in names:
+        choice, default = ("" if name == "default" else name for name in (choice, default))
+    if choice is not None:
+        if choice not in names:
             raise UserError(
-                f"{where}: no {what} {wanted}; there are: {', '.join(filter(None, names)) or 'none'}"
+                f"{where}: no {what} {choice}; there are: {', '.join(filter(None, names)) or 'none'}"
             )
-        return [wanted]
+        return [choice]
     if default in names:
         return [str(default)]
     if len(names) == 1 or every:
@@ -257,7 +257,7 @@ def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: st
     for config in _pick(subsets, subset, layout.subset, layout.every, where, "subset"):
         names = arrow.ask_hub("get_dataset_split_names", where, id, config)
         for one in _pick(names, split, layout.split, layout.every, f"{where}/{config}", "split"):
-            read = partial(arrow.hub_rows, id, config, one, where)
+            rows = partial(arrow.hub_rows, id, config, one, where)
             label = "" if config == "default" else config
-            splits.append(SetSplit(f"{id}/{config}/{one}", read, subset=label, name=one))
+            splits.append(SetSplit(f"{id}/{config}/{one}", rows, subset=label, name=one))
     return splits

@@ -17,7 +17,7 @@ from safer_steer.data.sources.find_splits import SetSplit, find_splits
 from safer_steer.data.sources.pair import Pair, sandbox_pairs
 from safer_steer.data.sources.pictures import SetPictures
 from safer_steer.data.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, Layout, Sample, SetRow
-from safer_steer.data.sources.sets import SETS, layout_of, meant
+from safer_steer.data.sources.sets import SETS, did_you_mean, layout_of
 from safer_steer.data.sources.text_files import Unreadable
 from safer_steer.errors import UserError
 from safer_steer.files.scaling import in_words
@@ -52,9 +52,9 @@ def subsample(
     ranks: defaultdict[str, set[int]] = defaultdict(set)
     for item in items(False):
         ranks[category(item)].add(_hash64(f"{seed} {key(item)}"))
-    chosen = {rank for _, rank in heapq.nsmallest(limit, _places(ranks, seed))}
+    hashes = {rank for _, rank in heapq.nsmallest(limit, _places(ranks, seed))}
     for item in items(True):
-        if _hash64(f"{seed} {key(item)}") in chosen:
+        if _hash64(f"{seed} {key(item)}") in hashes:
             yield item
 
 
@@ -203,7 +203,7 @@ def _layout_named(source: Source) -> Layout:
     user's own."""
     if source.own:
         return OWN
-    if question := meant(source.name):
+    if question := did_you_mean(source.name):
         raise UserError(
             f"source {source.name}: is none of the sets that `safer-steer sets` lists{question} If it is a"
             " set of your own, say so with `own: true` (`suite --own`), or give it another name"
@@ -225,7 +225,7 @@ class _Reading:
 
     def samples(self, counts: Counter[str]) -> Iterator[Sample]:
         source, layout = self.source, self.layout
-        seen: set[int] = set()
+        earlier: set[int] = set()
         columns = Columns(source)
         rows = 0
         for split in find_splits(source, layout):
@@ -243,13 +243,13 @@ class _Reading:
                         row = replace(row, number=alike[group])
                         alike[group] += 1
                     checked = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
-                    samples, ids = self._with_new_ids(checked, seen, row)
+                    samples, ids = self._with_new_ids(checked, earlier, row)
                 except BadRow as error:
                     if source.bad_rows == "error":
                         raise self._explained(error, columns) from None
                     counts[error.reason] += 1
                     continue
-                seen |= ids
+                earlier |= ids
                 counts.update(NO_PICTURE for sample in checked if sample is None)
                 yield from samples
         if not rows:
@@ -272,7 +272,7 @@ class _Reading:
         )
 
     def _with_new_ids(
-        self, samples: Sequence[Sample | None], seen: set[int], row: SetRow
+        self, samples: Sequence[Sample | None], earlier: set[int], row: SetRow
     ) -> tuple[list[Sample], set[int]]:
         """The samples that are there, and the hashes of their ids. An id that a published set has given
         before gets a hash of its row. Raises `BadRow` for any other id that occurs twice, and for a row that
@@ -281,11 +281,11 @@ class _Reading:
         new: list[Sample] = []
         for sample in filter(None, samples):
             id = _hash64(sample.id)
-            if self._published and (id in seen or id in ids):
+            if self._published and (id in earlier or id in ids):
                 end = f"-{content_id(row.data)[:8]}"
                 sample = replace(sample, id=sample.id + end, twin=sample.twin and sample.twin + end)
                 id = _hash64(sample.id)
-            if id in seen or id in ids:
+            if id in earlier or id in ids:
                 if self._published or (self.layout is OWN and row.column("id") is None):
                     raise row.bad("the row is the same as an earlier one; leave one out", "repeated row")
                 raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")

@@ -58,7 +58,7 @@ class Pair:
 
     def picture(self, max_pixels: int) -> Picture:
         """The picture as models see it, with at most `max_pixels` pixels. Raises `UserError`."""
-        with self._named():
+        with self._with_place():
             if isinstance(self.image, Path):
                 return load_picture(self.image.parent, self.image.name, max_pixels)
             data = self.image if isinstance(self.image, bytes) else self.image()
@@ -79,7 +79,7 @@ class Pair:
     def check_picture(self, trial: Trial | None = None) -> None:
         """Check that the picture is whole by decoding it, and that the student takes it. Rendered pictures
         are not checked. Raises `PictureError`; an error of the student passes as it is."""
-        with self._named(PictureError):
+        with self._with_place(PictureError):
             if isinstance(self.image, Path):
                 check_whole(self.image.read_bytes(), str(self.image), trial)
             elif isinstance(self.image, bytes):
@@ -90,7 +90,7 @@ class Pair:
         `UserError`."""
         if callable(self.image):
             return False
-        with self._named():
+        with self._with_place():
             if isinstance(self.image, Path):
                 width, height = check_header(self.image, str(self.image))
             else:
@@ -98,7 +98,7 @@ class Pair:
         return width * height > max_pixels
 
     @contextmanager
-    def _named(self, errors: type[UserError] = UserError) -> Iterator[None]:
+    def _with_place(self, errors: type[UserError] = UserError) -> Iterator[None]:
         """Put set, file and row before these errors."""
         try:
             yield

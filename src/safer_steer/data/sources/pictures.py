@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from safer_steer.data.sources.set_row import BadRow, shown
+from safer_steer.data.sources.set_row import BadRow, excerpt
 from safer_steer.errors import UserError
 from safer_steer.files.images import PictureError, check_header
 from safer_steer.files.store import PathError, inside, refuse_address
@@ -39,7 +39,7 @@ class SetPictures:
                 check_header(BytesIO(data))
                 return data
             if not isinstance(path, str) or not path.strip():
-                raise BadRow(where, f"image: is {shown(cell)}; give a path", "image of a wrong type")
+                raise BadRow(where, f"image: is {excerpt(cell)}; give a path", "image of a wrong type")
             file = self._file(path, where)
             check_header(file, str(file))
             return file

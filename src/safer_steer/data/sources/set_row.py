@@ -45,16 +45,16 @@ class SetRow:
     def bad(self, what: str, reason: str) -> BadRow:
         return BadRow(self.where, what, reason)
 
-    def only(self, known: tuple[str, ...]) -> None:
-        """Raises `BadRow` if there is a column that is neither in `known` nor an index that pandas wrote."""
-        unknown = [str(name) for name in self.data if name not in known and name not in PANDAS_INDEX]
-        absent = [name for name in known if name not in self.data]
+    def only(self, columns: tuple[str, ...]) -> None:
+        """Raises `BadRow` for a column that is neither in `columns` nor an index that pandas wrote."""
+        unknown = [str(name) for name in self.data if name not in columns and name not in PANDAS_INDEX]
+        absent = [name for name in columns if name not in self.data]
         for name in unknown:
-            if "did you mean" in (said := unknown_key(name, absent)):
-                raise self.bad(f"{name[:40]}: {said}", UNKNOWN_COLUMN)
+            if "did you mean" in (hint := unknown_key(name, absent)):
+                raise self.bad(f"{name[:40]}: {hint}", UNKNOWN_COLUMN)
         if unknown:
             names = ", ".join(name[:40] for name in unknown[:COLUMNS_SHOWN])
-            raise self.bad(f"{names}: unknown key; the keys are {', '.join(known)}", UNKNOWN_COLUMN)
+            raise self.bad(f"{names}: unknown key; the keys are {', '.join(columns)}", UNKNOWN_COLUMN)
 
     def column(self, *names: str) -> str | None:
         """The first of these columns that exists; one with a value is preferred."""
@@ -143,11 +143,11 @@ class SetRow:
         if self.data.get("image") is not None and self.data.get("images") is not None:
             raise self.bad("image: give either `image` or `images`", "image given twice")
 
-    def wrong(self, name: str, value: Any, wanted: str) -> BadRow:
-        return self.bad(f"{name}: is {shown(value)}; give {wanted}", f"{name} of a wrong type")
+    def wrong(self, name: str, value: Any, form: str) -> BadRow:
+        return self.bad(f"{name}: is {excerpt(value)}; give {form}", f"{name} of a wrong type")
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """The beginning of a value, as JSON."""
     try:
         return json.dumps(value, default=str)[:40]

@@ -64,9 +64,9 @@ def _check_header(path: Path, rows: csv.DictReader[str]) -> None:
         raise UserError(f"{path}: header: not CSV ({error})") from None
     if any(_escaped(name) or "\0" in name for name in names):
         raise UserError(f"{path}: header: not UTF-8; save the file as CSV in UTF-8")
-    for separator, said in ((";", "semicolons"), ("\t", "tabs")):
+    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and separator in names[0]:
-            raise UserError(f"{path}: header: columns are separated by {said}; separate them by commas")
+            raise UserError(f"{path}: header: columns are separated by {word}; separate them by commas")
     twice = next((name for place, name in enumerate(names) if name and name in names[:place]), "")
     if twice:
         raise UserError(f"{path}: header: two columns are called {shortened(twice, 80)}; rename one of them")
@@ -119,8 +119,8 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         def more() -> None:
             nonlocal text, at, ended
             # The amount doubles, so that reading a long row takes linear time.
-            got = file.read(max(CHUNK, len(text) - at))
-            text, at, ended = text[at:] + got, 0, not got
+            chunk = file.read(max(CHUNK, len(text) - at))
+            text, at, ended = text[at:] + chunk, 0, not chunk
 
         while True:
             while at < len(text) and text[at].isspace():

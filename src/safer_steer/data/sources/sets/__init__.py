@@ -20,7 +20,7 @@ def layout_of(name: str) -> Layout:
     return SETS.get(name, OWN)
 
 
-def meant(name: str) -> str:
+def did_you_mean(name: str) -> str:
     """A question to add to an error about a set whose name is nearly that of a published one; else ""."""
     close = [] if name in SETS else get_close_matches(name.lower(), SETS, n=1, cutoff=NEARLY)
     return f"; did you mean `{close[0]}`?" if close else ""

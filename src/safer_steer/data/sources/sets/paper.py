@@ -155,8 +155,8 @@ def align_anything(row: SetRow) -> Iterator[Sample]:
 def scienceqa(row: SetRow) -> Iterator[Sample]:
     """Asks hint, question and options. The answer is the text of the right option."""
     choices, right = options(row)
-    asked = [row.optional("hint").strip(), row.question("question"), f"Options: {'; '.join(choices)}"]
-    question = row.unmarked("\n".join(filter(None, asked)), "question")
+    parts = [row.optional("hint").strip(), row.question("question"), f"Options: {'; '.join(choices)}"]
+    question = row.unmarked("\n".join(filter(None, parts)), "question")
     yield Sample(
         row.key("id", "pid"),
         pictures(row),
