@@ -35,16 +35,16 @@ def settings_of(
     if not isinstance(settings, Mapping):
         return settings
     later = {key: _default(field) for key, field in model.model_fields.items() if came_later(field)}
-    chosen = {}
+    values = {}
     for key, value in ({**later, **settings} if filled else settings).items():
         field = model.model_fields.get(key)
         if field is None:
-            chosen[key] = value
+            values[key] = value
         elif kind_of(field) in kinds:
-            read = partial(_within, kinds=kinds, annotation=field.annotation, filled=filled)
-            if filled or key not in later or read(value) != read(later[key]):
-                chosen[key] = read(value)
-    return chosen
+            within = partial(_within, kinds=kinds, annotation=field.annotation, filled=filled)
+            if filled or key not in later or within(value) != within(later[key]):
+                values[key] = within(value)
+    return values
 
 
 def _default(field: FieldInfo) -> Any:
@@ -76,14 +76,14 @@ def first_difference(there: Any, here: Any, key: str = "") -> str | None:
     if isinstance(there, dict) and isinstance(here, dict):
         for name in [*here, *(name for name in there if name not in here)]:
             below = f"{key}.{name}".lstrip(".")
-            if said := first_difference(there.get(name), here.get(name), below):
-                return said
+            if difference := first_difference(there.get(name), here.get(name), below):
+                return difference
         return None
     if _sections(there) and _sections(here):
         for place in range(max(len(there), len(here))):
             one, other = (entries[place] if place < len(entries) else None for entries in (there, here))
-            if said := first_difference(one, other, f"{key}[{place}]"):
-                return said
+            if difference := first_difference(one, other, f"{key}[{place}]"):
+                return difference
         return None
     if there == here:
         return None
@@ -91,14 +91,14 @@ def first_difference(there: Any, here: Any, key: str = "") -> str | None:
         return f"{key} (not there, but here)"
     if here is None and isinstance(there, dict | list):
         return f"{key} (there, but not here)"
-    return f"{key} ({_shown(there)} there, {_shown(here)} here)"
+    return f"{key} ({_excerpt(there)} there, {_excerpt(here)} here)"
 
 
 def _sections(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     return shortened(
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 80
     )

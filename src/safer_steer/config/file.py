@@ -54,8 +54,8 @@ def load_config(
         config = Config.model_validate(whole)
         return with_stubs(config) if stub else config
     except ValidationError as error:
-        said = in_words(error)
-        raise UserError(f"{path if said == _complaint(data) else where}: {said}") from None
+        complaint = in_words(error)
+        raise UserError(f"{path if complaint == _complaint(data) else where}: {complaint}") from None
 
 
 def _complaint(data: Mapping[str, Any]) -> str:
@@ -84,8 +84,8 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         if base in (path, *above):
             raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
         parent = _with_bases(base, (*above, path))
-        if said := _complaint(parent):
-            raise UserError(f"{base}: {said}")
+        if complaint := _complaint(parent):
+            raise UserError(f"{base}: {complaint}")
         together = _merged(together, parent)
     return _merged(together, data)
 
@@ -95,7 +95,7 @@ def _bases(names: Any, path: Path) -> dict[str, Path]:
     bases: dict[str, Path] = {}
     for name in names if isinstance(names, list) else [names] * (names is not None):
         if not isinstance(name, str):
-            raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
+            raise UserError(f"{path}: base: must be a file or a list of files, not {_short(name)}")
         bases[name] = Path(absolute(name, path.parent))
     return bases
 
@@ -157,7 +157,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             " `name: sandbox` alone runs the sandbox"
         )
     if not isinstance(data, dict):
-        raise UserError(f"{path}: must be a section of keys, not {_shown(data)}")
+        raise UserError(f"{path}: must be a section of keys, not {_short(data)}")
     return data
 
 
@@ -226,25 +226,25 @@ def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
         place, kind = place[:-1], "extra_forbidden"
     if place[-1:] == ("bool",):  # one of the alternatives of `pictures`
         return (
-            f"{'.'.join(map(str, place[:-1]))}: must be true, false or caption, not {_shown(first['input'])}"
+            f"{'.'.join(map(str, place[:-1]))}: must be true, false or caption, not {_short(first['input'])}"
         )
     if kind == "extra_forbidden":
         what = _unknown(str(place[-1]), _keys_beside(place, model))
     elif kind in WORDS:
         what = WORDS[kind].format(
-            given=_shown(first["input"]), number=str(first["input"]), **first.get("ctx", {})
+            given=_short(first["input"]), number=str(first["input"]), **first.get("ctx", {})
         )
     else:
         what = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, place)) or 'config'}: {what}"
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    near = get_close_matches(key, known, 1)
+def _unknown(key: str, keys: list[str]) -> str:
+    near = get_close_matches(key, keys, 1)
     return f"unknown key; {f'did you mean `{near[0]}`?' if near else '`safer-steer config` lists the keys'}"
 
 

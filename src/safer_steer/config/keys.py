@@ -133,8 +133,8 @@ def read_keys(entries: Iterable[str]) -> dict[str, Any]:
 def _type_of(key: str) -> str:
     """The type of a key as `describe` has it; "" for a section, or an unknown key."""
     above = key.rpartition(".")[0]
-    for known, type, *_ in describe():
-        pattern = re.sub(r"<\w+>", "[^.]+", known.replace("[]", ""))
+    for name, type, *_ in describe():
+        pattern = re.sub(r"<\w+>", "[^.]+", name.replace("[]", ""))
         if re.fullmatch(pattern, key):
             return type
         if type == "dict of str" and re.fullmatch(pattern, above):
@@ -190,8 +190,8 @@ def _set(section: dict[str, Any], names: list[str], value: Any, where: str, defa
     default = default.get(name) if isinstance(default, dict) else None
     if name != "*" and section.get(name) is None:
         section[name] = deepcopy(default) if isinstance(default, list) else {}
-    meant = [*section.values()] if name == "*" else [section[name]]
-    inner = [one for part in meant for one in (part if isinstance(part, list) else [part])]
+    parts = [*section.values()] if name == "*" else [section[name]]
+    inner = [one for part in parts for one in (part if isinstance(part, list) else [part])]
     if not inner or not all(isinstance(one, dict) for one in inner):
         raise UserError(f"{where}: {name} is no section of the config")
     for one in inner:

@@ -227,14 +227,14 @@ class Reinforce(Section):
     @property
     def special(self) -> list[str]:
         """The settings, as the user would write them, that not every algorithm or reward can use."""
-        given = {
+        settings = {
             "reward": self.reward is not None,
             "credit: turn": self.credit == "turn",
             "beta: 0": not self.beta,
             "audit": self.audit is not None,
             "rollouts.importance_cap": self.rollouts.importance_cap is not None,
         }
-        return [key for key, is_given in given.items() if is_given]
+        return [key for key, is_given in settings.items() if is_given]
 
     @property
     def adapts(self) -> bool:

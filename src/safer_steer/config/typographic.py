@@ -28,9 +28,9 @@ class Lettering(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_it_is(cls, given: Any) -> Any:
+    def _as_it_is(cls, value: Any) -> Any:
         """`true` is the default lettering."""
-        return {} if given is True else given
+        return {} if value is True else value
 
     @model_validator(mode="after")
     def _readable(self) -> Lettering:

@@ -77,8 +77,8 @@ class Complaint:
         it does not take together, the last."""
         if self.meaning is not Meaning.PARAMETER:
             return ""
-        named = [name for name in names if name in self._words]
-        return named[-1] if named else ""
+        matches = [name for name in names if name in self._words]
+        return matches[-1] if matches else ""
 
 
 def complaint(answer: Answer) -> Complaint | None:
@@ -97,8 +97,8 @@ def complaint(answer: Answer) -> Complaint | None:
         return Complaint(answer.status, f"redirects to {place}; redirects are not followed, fix base_url")
     if isinstance(error, dict):
         fields = error
-    said = fields.get("message") or fields.get("detail") or error or answer.data
-    message = str(said) if said else page(answer.text)
+    detail = fields.get("message") or fields.get("detail") or error or answer.data
+    message = str(detail) if detail else page(answer.text)
     code, kind, param = (str(fields.get(name) or "") for name in ("code", "type", "param"))
     status = answer.status
     if fine and code.isdecimal() and 400 <= int(code[:4]) < 600:

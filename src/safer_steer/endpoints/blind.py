@@ -84,17 +84,17 @@ class Captions:
 
     def __init__(self, model: ChatModel) -> None:
         self.model = model
-        self._known: dict[str, str] = {}
+        self._captions: dict[str, str] = {}
 
     async def describe(self, data_url: str) -> str:
         """Two or three sentences, and the text that can be read in the picture. Raises as `ChatModel.ask`
         does."""
         picture = _picture(data_url)
-        if picture.sha256 not in self._known:
-            seen = await self.model.ask(CAPTION, CaptionInput(question=QUESTION), [picture])
-            readable = f"\nText in the picture: {seen.readable_text}" if seen.readable_text else ""
-            self._known[picture.sha256] = split_markers(seen.caption + readable)
-        return self._known[picture.sha256]
+        if picture.sha256 not in self._captions:
+            answer = await self.model.ask(CAPTION, CaptionInput(question=QUESTION), [picture])
+            readable = f"\nText in the picture: {answer.readable_text}" if answer.readable_text else ""
+            self._captions[picture.sha256] = split_markers(answer.caption + readable)
+        return self._captions[picture.sha256]
 
 
 def _picture(data_url: str) -> Picture:

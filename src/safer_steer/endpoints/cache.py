@@ -89,10 +89,10 @@ class Cache:
     def get(self, key: str, limit: int = 0) -> ChatReply | None:
         """The committed reply, if there is one: cut off at this token limit, or ended by itself within it. 0
         is no limit."""
-        wanted = {"key": key, "limit": limit}
-        row = self._db.execute(_FIND, wanted).fetchone()
+        values = {"key": key, "limit": limit}
+        row = self._db.execute(_FIND, values).fetchone()
         for other in self._others if row is None else ():
-            row = row or other.execute(_FIND_VALID, wanted).fetchone()
+            row = row or other.execute(_FIND_VALID, values).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
     def read_also(self, path: Path) -> None:
@@ -116,9 +116,9 @@ class Cache:
         Equal requests in flight share one call, and its error, which is not stored; another process then
         makes a call of its own. Cancelling a caller does not cancel the call: it is paid for, so its reply is
         committed."""
-        kept = self.get(key, limit)
-        if kept is not None:
-            return kept, True
+        reply = self.get(key, limit)
+        if reply is not None:
+            return reply, True
         request = f"{key} {limit}"
         task = self._in_flight.get(request)
         if task is not None:
@@ -159,9 +159,9 @@ class Cache:
         to send it."""
         while True:
             with self._transaction():
-                kept = self.get(key, limit)
-                if kept is not None:
-                    return kept
+                reply = self.get(key, limit)
+                if reply is not None:
+                    return reply
                 if self._db.execute("INSERT OR IGNORE INTO asking VALUES (?)", (f"{key} {limit}",)).rowcount:
                     return None
             await asyncio.sleep(LOOK_AGAIN_S)

@@ -80,7 +80,7 @@ class ChatModel:
         the job or the endpoint."""
         system, user = prompt.render(inputs)
         schema = prompt.schema_for(inputs)
-        fault, shown = "", ""
+        fault, excerpt = "", ""
         bad: list[tuple[str, int]] = []
         for attempt in range(self.role.reasks + 1):
             messages, sample = layout(system, user + _complaint(fault), pictures), attempt * REASK + repeat
@@ -90,10 +90,10 @@ class ChatModel:
                 if self.cache:
                     self.cache.give_up(bad)
                 raise
-            shown = ascii(shortened(reply.text, 80))
+            excerpt = ascii(shortened(reply.text, 80))
             if reply.refusal:
                 self.ledger.accounts[self.name].refused += 1
-                raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {shown}")
+                raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {excerpt}")
             try:
                 value = parse_own_json(reply.text, user)
                 check_own_words(value, schema)
@@ -102,16 +102,16 @@ class ChatModel:
                 # A reply with a "{" in it may only be apologising for the last reply.
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
                     self.ledger.accounts[self.name].refused += 1
-                    raise RefusedError(f"{prompt.name}: declined: {shown}") from None
+                    raise RefusedError(f"{prompt.name}: declined: {excerpt}") from None
                 bad.append((self._key(messages, schema, sample), self.role.max_tokens))
                 cut = f"cut off at max_tokens={self.role.max_tokens}"
                 fault = cut if reply.finish == "length" else _fault(error)
                 self.ledger.accounts[self.name].unparsable += 1
-                log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
+                log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, excerpt)
         if self.cache:
             self.cache.give_up(bad)
         raise UnparsableError(
-            f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}"
+            f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {excerpt}"
         )
 
     async def reply(
@@ -138,10 +138,10 @@ class ChatModel:
                     raise
                 blind = isinstance(error, NoEyesError)
                 hint = f"{NO_EYES} set roles.{self.name}.pictures to caption or false" if blind else ""
-                said = f"{error}{hint}"
+                message = f"{error}{hint}"
                 if account.calls and not too_many:
-                    raise RejectedError(said) from None
-                raise EndpointError(said) from None
+                    raise RejectedError(message) from None
+                raise EndpointError(message) from None
             self._rejections.note(0)
             return reply, self.ledger.paid(self.name, self.role, reply)
 
@@ -177,8 +177,8 @@ class ChatAssistant:
     ) -> None:
         self.model = model
         self.pictures_of = pictures_of
-        asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
-        self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
+        with_layout = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
+        self.system = f"{system}\n{LAYOUT_RULE}".strip() if with_layout else system
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """The reply to the turn `asked`. Reasoning in the reply's text is no part of the answer; the meta
@@ -201,10 +201,10 @@ class ChatAssistant:
     def messages(self, dialogue: Dialogue, asked: Turn) -> list[Message]:
         """The system text, then the turns in order, each user turn with its pictures. Markers in user turns
         are split, since models write them."""
-        shown = [self.pictures_of(images) for images in dialogue.images_by_turn(asked)]
-        said = [split_markers(turn.user) for turn in (*dialogue.turns, asked)]
-        messages = layout(self.system, said[0], shown[0])
-        for turn, text, pictures in zip(dialogue.turns, said[1:], shown[1:], strict=True):
+        views = [self.pictures_of(images) for images in dialogue.images_by_turn(asked)]
+        texts = [split_markers(turn.user) for turn in (*dialogue.turns, asked)]
+        messages = layout(self.system, texts[0], views[0])
+        for turn, text, pictures in zip(dialogue.turns, texts[1:], views[1:], strict=True):
             messages.append({"role": "assistant", "content": turn.assistant or ""})
             messages += layout("", text, pictures) if pictures else [{"role": "user", "content": text}]
         return messages
@@ -216,8 +216,8 @@ def layout(system: str, user: str, pictures: Sequence[Picture | str]) -> list[Me
     return [*messages, {"role": "user", "content": [*map(_part, pictures), _part(user)]}]
 
 
-def _part(shown: Picture | str) -> dict[str, object]:
-    return shown.content if isinstance(shown, Picture) else {"type": "text", "text": shown}
+def _part(item: Picture | str) -> dict[str, object]:
+    return item.content if isinstance(item, Picture) else {"type": "text", "text": item}
 
 
 def _complaint(fault: str) -> str:

@@ -39,8 +39,8 @@ def response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
         return {"type": "json_object"}
     if form == "json_object with schema":
         return {"type": "json_object", "schema": schema}
-    named = {"name": schema.get("title", "answer"), "schema": schema}
-    return {"type": "json_schema", "json_schema": named}
+    content = {"name": schema.get("title", "answer"), "schema": schema}
+    return {"type": "json_schema", "json_schema": content}
 
 
 def _is_http(url: str) -> bool:
@@ -90,11 +90,11 @@ def key(role: Role) -> str:
     if role.api_key_env is None:
         return "none"
     secret = os.environ.get(role.api_key_env, "").strip()
-    named = f"environment variable {role.api_key_env} (api_key_env of model {role.model})"
+    variable = f"environment variable {role.api_key_env} (api_key_env of model {role.model})"
     if not secret:
-        raise UserError(f"{named} is not set; export the key in it")
+        raise UserError(f"{variable} is not set; export the key in it")
     if not secret.isascii() or not secret.isprintable():
-        raise UserError(f"{named} holds characters that no key has; copy the key again")
+        raise UserError(f"{variable} holds characters that no key has; copy the key again")
     return secret
 
 

@@ -133,7 +133,7 @@ class EndpointTransport:
         self._limit_name = "max_tokens"
         self._counts = role.price_in + role.price_out > 0
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p}
-        self._told: set[str] = set()
+        self._notices: set[str] = set()
 
     @property
     def not_taken(self) -> list[str]:
@@ -335,8 +335,8 @@ class EndpointTransport:
 
     def _tell(self, what: str) -> None:
         """Say on the terminal, once, what was learnt about this endpoint."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._notices:
+            self._notices.add(what)
             log.warning("%s %s", self._base_url, what)
 
     def _url(self, path: str) -> str:

@@ -38,9 +38,9 @@ class Ledger:
         """Money spent by all processes of a launch, if there are several; accounts are of one."""
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
-    def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
+    def go_on_from(self, rows: Iterable[tuple[str, int, int, int, float]]) -> None:
         """Start from what earlier processes paid (`Cache.spent`)."""
-        for name, calls, prompt_tokens, completion_tokens, money in spent:
+        for name, calls, prompt_tokens, completion_tokens, money in rows:
             self.accounts[name] = Account(calls, 0, prompt_tokens, completion_tokens, money)
 
     @property

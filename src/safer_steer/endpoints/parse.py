@@ -78,11 +78,11 @@ def parse_json(text: str) -> dict[str, Any]:
     return _find(text)[0]
 
 
-def parse_own_json(text: str, sent: str) -> dict[str, Any]:
-    """`parse_json` of a reply to `sent`. Raises `ValueError` also if the object occurs verbatim in `sent`,
+def parse_own_json(text: str, prompt: str) -> dict[str, Any]:
+    """`parse_json` of a reply to `prompt`. Raises `ValueError` also if the object occurs verbatim in it,
     escaped or not: a judge that quotes JSON from the answer and writes no verdict has given none."""
     value, span = _find(text)
-    if _squeezed(span) in _squeezed(sent):
+    if _squeezed(span) in _squeezed(prompt):
         raise ValueError("the JSON object is quoted from the text you were given; write your own")
     return value
 

@@ -119,7 +119,7 @@ def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS)
         return "empty"
     if declines(text):
         return "refused"
-    times = sum(_words(said) == words for said in said_before)
+    times = sum(_words(before) == words for before in said_before)
     return "repeated" if times >= (1 if words.count(" ") + 1 >= LONG else sayings) else None
 
 
@@ -157,8 +157,8 @@ def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = S
 def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
     """`check` of the user turn that follows `dialogue`. A turn that contains the script's own turn
     (`template`) verbatim never counts as a repetition."""
-    kept = _words(template)
-    keeps = bool(kept) and f" {kept} " in f" {_words(text)} "
+    words = _words(template)
+    keeps = bool(words) and f" {words} " in f" {_words(text)} "
     check(job, text, [] if keeps else [turn.user for turn in dialogue.turns])
 
 

@@ -156,12 +156,12 @@ WORDINGS: tuple[Wording, ...] = (
 the code of an unsupported parameter."""
 
 
-def wording_of(status: int, said: str, codes: tuple[str, ...]) -> Wording | None:
-    """The first row that an error fits; None if none does. `said` is the error's `param` and `message`,
+def wording_of(status: int, text: str, codes: tuple[str, ...]) -> Wording | None:
+    """The first row that an error fits; None if none does. `text` is the error's `param` and `message`,
     `codes` its `code` and `type`. A 2xx is the status of an error object whose own is not known."""
     for row in WORDINGS:
         if status not in row.statuses and not 200 <= status < 300:
             continue
-        if row.code in codes if row.code else row.words.casefold() in said.casefold():
+        if row.code in codes if row.code else row.words.casefold() in text.casefold():
             return row
     return None

@@ -119,7 +119,7 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     with _lock:
         _pictures[key] = picture
         while len(_pictures) > 1 and (
-            len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES
+            len(_pictures) > _KEPT or sum(len(one.data) for one in _pictures.values()) > _KEPT_BYTES
         ):
             _pictures.popitem(last=False)
     return picture
@@ -192,9 +192,9 @@ def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None)
     with _opened(BytesIO(data), called) as picture:
         scaling.decode(picture, 1)
         mime = _MIME[picture.format or ""]
-        seen = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
+        size = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
     if trial:
-        trial(seen, called)
+        trial(size, called)
     return mime
 
 

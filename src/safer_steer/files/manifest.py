@@ -54,8 +54,8 @@ class Manifest:
         """Gates that were overridden (`run.gates`): stage, gate, step, and what was measured."""
         if self.path.is_file():
             try:
-                known = json.loads(self.path.read_bytes())
-                self.stages, self.overrides = known["stages"], known.get("overrides", [])
+                content = json.loads(self.path.read_bytes())
+                self.stages, self.overrides = content["stages"], content.get("overrides", [])
                 for entry in self.stages.values():
                     entry["files"].items(), entry["built_on"].items()
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -126,7 +126,7 @@ class Manifest:
             "outputs": sorted(names),
             "files": {
                 name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                for name, path in _found(self.folder, names).items()
+                for name, path in _by_path(self.folder, names).items()
             },
             "built_on": {before: self._digest(before) for before in built_on if before in self.stages},
             "versions": versions(),
@@ -193,7 +193,7 @@ def verify(folder: Path) -> list[str]:
                 differing.append(f"{name}: changed since `{stage}` finished")
         differing += [
             f"{name}: added since `{stage}` finished"
-            for name in _found(folder, entry.get("outputs", ()))
+            for name in _by_path(folder, entry.get("outputs", ()))
             if name not in listed and not name.startswith(CROSSPLAY)
         ]
         if entry.get("config", config) != config:
@@ -257,7 +257,7 @@ def versions() -> dict[str, str]:
     return by_package
 
 
-def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def _by_path(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """What there is of these files and folders, by path relative to `folder`."""
     paths = [path for name in names for path in _files(folder / name)]
     return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}

@@ -160,11 +160,11 @@ def reason_in(meta: Mapping[str, Any]) -> str:
     """The judge's reason of a turn; of several judges, each one's scores and reason."""
     if not (verdicts := meta.get("verdicts")):
         return str(meta.get("reason") or "")
-    told = []
+    reasons = []
     for name, one in verdicts.items():
         scores = "/".join(f"{score:g}" for score in one.get("scores", {}).values())
-        told.append(f"{name} {scores or 'unscored'}: {one.get('reason') or one.get('unscored', '')}")
-    return "; ".join(told)
+        reasons.append(f"{name} {scores or 'unscored'}: {one.get('reason') or one.get('unscored', '')}")
+    return "; ".join(reasons)
 
 
 _IN_WORDS = {str: "a text", bool: "true or false", int: "a whole number"}
@@ -179,14 +179,14 @@ def complaint(meta: Mapping[str, Any], form: type) -> str:
     return ""
 
 
-def _known(meta: dict[str, Any]) -> dict[str, Any]:
+def _non_null(meta: dict[str, Any]) -> dict[str, Any]:
     """Without facts that are null, as a table's program writes an empty cell. A return says by it that there
     is none."""
     return {name: fact for name, fact in meta.items() if fact is not None or name == "return"}
 
 
 AsWritten = GetPydanticSchema(
-    lambda _, handler: no_info_after_validator_function(_known, handler.generate_schema(dict[str, Any]))
+    lambda _, handler: no_info_after_validator_function(_non_null, handler.generate_schema(dict[str, Any]))
 )
 """Of a field: an object with any keys, in their order. What is null is left out."""
 Meta = TypeVar("Meta", bound=Mapping[str, Any])

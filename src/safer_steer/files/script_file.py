@@ -28,12 +28,12 @@ def read_scripts(path: Path) -> list[Seed]:
 def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
     """Raises `UserError` if a script has too many turns, an id occurs twice, a fact of its meta is of another
     type than it is read as, or pictures are not there."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     missing = []
     for seed in seeds:
-        if seed.id in seen:
+        if seed.id in ids:
             raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a file")
-        seen.add(seed.id)
+        ids.add(seed.id)
         if len(seed.turns) > MOST_TURNS:
             raise UserError(
                 f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
@@ -41,8 +41,8 @@ def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
             )
         wrong = complaint(seed.meta, SeedMeta)
         for place, turn in enumerate(seed.turns):
-            said = complaint(turn.meta, TemplateMeta)
-            wrong = wrong or (said and f"turns.{place}.{said}")
+            fault = complaint(turn.meta, TemplateMeta)
+            wrong = wrong or (fault and f"turns.{place}.{fault}")
         if wrong:
             raise UserError(f"{path}: {seed.id}: {wrong}")
         for image in seed.all_images:

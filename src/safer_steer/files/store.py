@@ -135,19 +135,19 @@ def inside(folder: Path, relative: str) -> Path:
     """The path of `relative` in `folder`. Raises `PathError` if it is a web address, no path at all, or leads
     out of the folder (also through a link)."""
     refuse_address(relative)
-    named = shortened(relative, _SHOWN)
+    name = shortened(relative, _SHOWN)
     try:
         path = (folder / relative).resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
-        raise PathError(f"{named!r}: no usable path in {folder}", "no usable path") from None
+        raise PathError(f"{name!r}: no usable path in {folder}", "no usable path") from None
     if (
         Path(relative).is_absolute()
         or ".." in Path(relative).parts
         or not path.is_relative_to(folder.resolve())
     ):
-        raise PathError(f"{named}: leads out of {folder}; use a path inside it", "path outside the folder")
+        raise PathError(f"{name}: leads out of {folder}; use a path inside it", "path outside the folder")
     return path
 
 

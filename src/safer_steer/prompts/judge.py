@@ -19,9 +19,9 @@ class JudgeInput(Inputs):
     @classmethod
     def of(cls, dialogue: Dialogue, turn: int, format: Format, **more: str) -> Self:
         """A turn (0-based) as who judges it reads it: its answer's visible part, and the turns before it."""
-        judged = dialogue.turns[turn]
-        answer = visible_answer(judged.assistant or "", format)
-        return cls(history=history(dialogue, format, turn), question=judged.words, answer=answer, **more)
+        one = dialogue.turns[turn]
+        answer = visible_answer(one.assistant or "", format)
+        return cls(history=history(dialogue, format, turn), question=one.words, answer=answer, **more)
 
 
 class JudgeVerdict(Verdicts):
