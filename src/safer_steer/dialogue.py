@@ -244,8 +244,8 @@ class Dialogue(Seed):
     def sample(self, asked: Turn) -> int:
         """Tells apart the samples of a reply to the same words: those of several plays of one seed, and those
         before and after a turn was taken back. 0 for a dialogue without either."""
-        played = self.meta.get("try")
-        return (played if isinstance(played, int) else 0) * MOST_TAKEN_BACK + len(asked.taken_back)
+        number = self.meta.get("try")
+        return (number if isinstance(number, int) else 0) * MOST_TAKEN_BACK + len(asked.taken_back)
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")
@@ -332,8 +332,8 @@ def _complaint(error: ValidationError, form: type[Seed]) -> str:
     where = ".".join(map(str, first["loc"])) or "row"
     if first["type"] != "extra_forbidden":
         return f"{where}: {_PLAIN.get(first['type'], first['msg'])}"
-    known = form.model_fields if len(first["loc"]) == 1 else Turn.model_fields
-    return f"{where}: {unknown_key(str(first['loc'][-1]), list(known))}"
+    keys = form.model_fields if len(first["loc"]) == 1 else Turn.model_fields
+    return f"{where}: {unknown_key(str(first['loc'][-1]), list(keys))}"
 
 
 _PLAIN = {

@@ -119,16 +119,16 @@ async def play(
             index = len(dialogue.turns)
             template = script[index]
             try:
-                said = await user.speak(dialogue, template)
+                line = await user.speak(dialogue, template)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.USER_FAILED, error)
                 break
             except ContextFull:
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
-            images = template.images if said.images is None else said.images
+            images = template.images if line.images is None else line.images
             # An earlier dialogue may be the script.
-            turn = Turn(user=said.text, images=images, meta=without(template.meta, *PLAYED_TURN) | said.meta)
+            turn = Turn(user=line.text, images=images, meta=without(template.meta, *PLAYED_TURN) | line.meta)
             if before := dialogue.meta.get("taken_back"):
                 turn.meta["taken_back"] = list(before)
             try:
@@ -140,14 +140,15 @@ async def play(
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
             dialogue.meta.pop("taken_back", None)  # the turn in their place has them
-            dialogue.turns.append(_answered(turn, reply))
+            meta = turn.meta | reply.meta
+            dialogue.turns.append(Turn(user=turn.user, images=turn.images, assistant=reply.text, meta=meta))
             if critic is not None:
                 upcoming = script[index + 1].user if index + 1 < len(script) else None
-                judged = judge_turn(dialogue, index, critic, upcoming)
+                verdict = judge_turn(dialogue, index, critic, upcoming)
                 if not critic.immediate:
-                    judging.append(asyncio.create_task(judged))
+                    judging.append(asyncio.create_task(verdict))
                     continue
-                await judged
+                await verdict
                 if dialogue.stop:
                     break
             try:
@@ -162,10 +163,6 @@ async def play(
             task.cancel()
     dialogue.stop = dialogue.stop or StopReason.COMPLETED
     return dialogue
-
-
-def _answered(turn: Turn, reply: Reply) -> Turn:
-    return Turn(user=turn.user, images=turn.images, assistant=reply.text, meta=turn.meta | reply.meta)
 
 
 def _take_back(dialogue: Dialogue) -> None:

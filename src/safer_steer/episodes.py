@@ -53,21 +53,21 @@ async def play_all(
                 _check_same_script(Dialogue.model_validate(journal.rows[seed.id]), seed, max_turns, out)
         waiting = [seed for seed in seeds if seed.id not in journal]
         unreached: dict[str, Dialogue] = {}
-        lost = 0
+        losses = 0
 
         def report(done: int, total: int, failed: int = 0) -> None:
             if progress:
-                progress(done - lost, total, failed + lost)
+                progress(done - losses, total, failed + losses)
 
         async def one(seed: Seed) -> None:
-            nonlocal lost
+            nonlocal losses
             dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
             failure = next((fault for fault in dialogue.faults if fault.unreached), None)
             if again_if_unreached and failure:
                 unreached[seed.id] = dialogue
                 raise EndpointError(failure.message)
             journal.append(dialogue.model_dump(mode="json"))
-            lost += _is_lost(dialogue, scored=critic is not None)
+            losses += _is_lost(dialogue, scored=critic is not None)
 
         await run_jobs(
             waiting,
@@ -79,10 +79,10 @@ async def play_all(
             progress=report,
             id_of=lambda seed: seed.id,
         )
-    return _played(seeds, out, unreached)
+    return _dialogues(seeds, out, unreached)
 
 
-def _played(seeds: list[Seed], out: Path, unreached: Mapping[str, Dialogue]) -> Iterator[Dialogue]:
+def _dialogues(seeds: list[Seed], out: Path, unreached: Mapping[str, Dialogue]) -> Iterator[Dialogue]:
     with Journal(out) as journal:
         for seed in seeds:
             yield unreached.get(seed.id) or Dialogue.model_validate(journal.rows[seed.id])
@@ -96,11 +96,11 @@ def _is_lost(dialogue: Dialogue, scored: bool) -> bool:
 
 
 def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:
-    said = [(turn.user, turn.images) for turn in dialogue.turns]
-    wanted = [(turn.user, turn.images) for turn in seed.turns[:max_turns]]
+    turns = [(turn.user, turn.images) for turn in dialogue.turns]
+    script = [(turn.user, turn.images) for turn in seed.turns[:max_turns]]
     if dialogue.stop is not StopReason.COMPLETED:
-        wanted = wanted[: len(said)]
-    if dialogue.images != seed.images or said != wanted:
+        script = script[: len(turns)]
+    if dialogue.images != seed.images or turns != script:
         raise UserError(
             f"{out}: {seed.id} was played from another script than the suite has now; move the file away to"
             " play it again"

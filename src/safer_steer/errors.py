@@ -202,8 +202,8 @@ def require(extra: str, what: str) -> None:
 
 def missing(extra: str) -> list[str]:
     """The modules of an extra (a key of `EXTRAS`) that are not installed."""
-    wanted = EXTRAS[extra] + (EXTRAS["student"] if extra in ("train", "pretrained") else ())
-    return [module for module in wanted if find_spec(module) is None]
+    modules = EXTRAS[extra] + (EXTRAS["student"] if extra in ("train", "pretrained") else ())
+    return [module for module in modules if find_spec(module) is None]
 
 
 def what_is_missing(error: ModuleNotFoundError) -> str | None:

@@ -44,7 +44,7 @@ def rate(
     if not counts or not all(n for _, n in counts):
         return {"value": None, "low": None, "high": None}
     value = sum(100 * passed / n for passed, n in counts) / len(counts)
-    low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _drawn(counts, resamples, seed)
+    low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _interval(counts, resamples, seed)
     # The posterior is biased towards 1/2: with suites of very different size, the value could fall outside.
     low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
     high = 100.0 if all(passed == n for passed, n in counts) else max(high, value)
@@ -104,9 +104,9 @@ def unpaired(
     import numpy as np
 
     random = np.random.default_rng(seed)
-    drawn = [random.beta(passed + 0.5, n - passed + 0.5, resamples) for passed, n in (ours, theirs)]
+    draws = [random.beta(passed + 0.5, n - passed + 0.5, resamples) for passed, n in (ours, theirs)]
     value = 100 * (ours[0] / ours[1] - theirs[0] / theirs[1])
-    low, high = percentiles(100 * (drawn[0] - drawn[1]))
+    low, high = percentiles(100 * (draws[0] - draws[1]))
     return {"value": value, "low": min(low, value), "high": max(high, value)}
 
 
@@ -257,11 +257,11 @@ def detectable(difference: Mapping[str, Any], seeds: int) -> float | None:
     return max(by_seeds, by_all)
 
 
-def percentiles(drawn: np.ndarray) -> tuple[float, float]:
+def percentiles(draws: np.ndarray) -> tuple[float, float]:
     """The 2.5 % and 97.5 % quantiles of the draws."""
     import numpy as np
 
-    low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
@@ -278,7 +278,7 @@ def beta_quantile(a: float, b: float, share: float) -> float:
     return float(betaincinv(a, b, share))
 
 
-def _drawn(counts: Sequence[tuple[float, int]], resamples: int, seed: int) -> tuple[float, float]:
+def _interval(counts: Sequence[tuple[float, int]], resamples: int, seed: int) -> tuple[float, float]:
     import numpy as np
 
     random, prior = np.random.default_rng(seed), 0.5 / len(counts)

@@ -241,7 +241,7 @@ def measure(
 ) -> None:
     """The bench with these models; `needs` as in `Run.once`. If it scores answers of an earlier bench, those
     to its attackers too, no attacker is asked. Raises as `bench` does."""
-    kept = isinstance(answering, Path)
+    judge_only = isinstance(answering, Path)
 
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
@@ -255,10 +255,10 @@ def measure(
             from safer_steer.report.judge_tables import tutor_is_judge
 
             say(f"warning: {tutor_is_judge(run.config.role('tutor').model)}")
-        attacker = None if kept else partial(run.ask, "attacker")
+        attacker = None if judge_only else partial(run.ask, "attacker")
         measure_models(run.config, run.folder, models, judges, run.wait, progress, say, attacker, answering)
 
-    _do(run, "bench", work, needs, student=not kept)
+    _do(run, "bench", work, needs, student=not judge_only)
 
 
 @contextmanager

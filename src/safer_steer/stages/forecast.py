@@ -107,25 +107,25 @@ class Known:
     """Share of the scripts that keep rule 1, and of those the share that keep rule 2."""
 
 
-def scripts(config: Config, known: Known, *uses: Use) -> dict[Kind, Scripts]:
+def scripts(config: Config, facts: Known, *uses: Use) -> dict[Kind, Scripts]:
     """The scripts that there will be for these uses."""
     if config.seeds.scripts:
-        return dict(known.own)
+        return dict(facts.own)
     numbers = dict.fromkeys(config.seeds.kinds, 0.0)
-    for pairs in known.pairs:
+    for pairs in facts.pairs:
         if pairs.use not in uses:
             continue
-        succeeding = 1 - (1 - known.success) ** 2 if config.seeds.tries(pairs.use) else 1  # of two attempts
+        succeeding = 1 - (1 - facts.success) ** 2 if config.seeds.tries(pairs.use) else 1  # of two attempts
         each = {Kind.BENIGN: pairs.all, Kind.RED_TEAM: pairs.risky * succeeding, Kind.OBFUSCATED: pairs.risky}
         for kind in numbers:
             numbers[kind] += each[kind]
     return {kind: Scripts(count, _lengths(config)) for kind, count in numbers.items()}
 
 
-def training(config: Config, known: Known) -> dict[bool, Scripts]:
+def training(config: Config, facts: Known) -> dict[bool, Scripts]:
     """Those for training: the benign ones (True), and the others."""
     groups: dict[bool, Scripts] = {}
-    for kind, one in scripts(config, known, "train").items():
+    for kind, one in scripts(config, facts, "train").items():
         benign = kind is Kind.BENIGN
         if one.count and benign in groups:
             same = groups[benign]
@@ -151,20 +151,20 @@ class Draws(NamedTuple):
     """The share (0-1) of the pairs that STEER-RL uses, whose scripts Stage II does not get."""
 
 
-def draws(config: Config, known: Known) -> Draws:
+def draws(config: Config, facts: Known) -> Draws:
     """The draws for training."""
     from safer_steer.data.assembly.splits import rl_questions, rl_scripts, sizes
 
-    groups, most, used, share = training(config, known), config.bootstrap.dialogues, 0.0, None
+    groups, most, used, share = training(config, facts), config.bootstrap.dialogues, 0.0, None
     left = {benign: groups[benign].count if benign in groups else 0.0 for benign in (True, False)}
     if config.assembly:
-        keeps, share = _keeps(config, known), config.assembly.sft_benign_share
+        keeps, share = _keeps(config, facts), config.assembly.sft_benign_share
         able = left[True] * keeps, left[False] * keeps**2
-        wanted = rl_scripts(config, int(able[0]), int(able[1]))
-        used = min(1.0, max(number / (all or inf) for number, all in zip(wanted, able, strict=True)))
+        counts = rl_scripts(config, int(able[0]), int(able[1]))
+        used = min(1.0, max(number / (all or inf) for number, all in zip(counts, able, strict=True)))
         left = {benign: count * keeps * (1 - used) for benign, count in left.items()}
     else:
-        wanted = rl_scripts(config, left[True], left[False])
+        counts = rl_scripts(config, left[True], left[False])
     if share is None:
         total = sum(left.values())
         part = min(1.0, most / total) if most and total else 1.0
@@ -172,28 +172,28 @@ def draws(config: Config, known: Known) -> Draws:
     else:
         sft = _numbers(sizes(int(left[True]), int(left[False]), most, share))
     if config.rl.single_turn:
-        safe, risky = (int(count * (used if config.assembly else 1)) for count in _questions(known))
-        wanted = rl_questions(config, safe, risky)
-    return Draws(sft, _numbers(wanted), used)
+        safe, risky = (int(count * (used if config.assembly else 1)) for count in _questions(facts))
+        counts = rl_questions(config, safe, risky)
+    return Draws(sft, _numbers(counts), used)
 
 
 def _numbers(both: tuple[float, float]) -> Numbers:
     return {True: float(both[0]), False: float(both[1])}
 
 
-def _keeps(config: Config, known: Known) -> float:
-    return known.keeps if config.assembly and config.assembly.rules else 1.0
+def _keeps(config: Config, facts: Known) -> float:
+    return facts.keeps if config.assembly and config.assembly.rules else 1.0
 
 
-def _questions(known: Known) -> tuple[int, int]:
+def _questions(facts: Known) -> tuple[int, int]:
     """Safe and risky questions for training: one for each pair."""
-    pairs = [one for one in known.pairs if one.use == "train"]
+    pairs = [one for one in facts.pairs if one.use == "train"]
     return sum(one.answered + one.safe for one in pairs), sum(one.risky for one in pairs)
 
 
-def trajectories(config: Config, known: Known) -> float:
+def trajectories(config: Config, facts: Known) -> float:
     """How many Stage III plays over all steps; 0 if the scripts do not fill one."""
-    count = int(sum(draws(config, known).rl.values()))
+    count = int(sum(draws(config, facts).rl.values()))
     if too_few_seeds(config.rl, count):
         return 0
     return steps_of(config.rl, count) * config.rl.prompts_per_step * config.rl.group_size
@@ -202,14 +202,14 @@ def trajectories(config: Config, known: Known) -> float:
 # The stages
 
 
-def seeds(config: Config, known: Known) -> Iterator[Asked]:
+def seeds(config: Config, facts: Known) -> Iterator[Asked]:
     """The jobs of every pair, and a second attempt for every attack that fails."""
     if config.seeds.scripts:
         return
     lengths = _lengths(config)
-    for pairs in known.pairs:
+    for pairs in facts.pairs:
         kinds, tried = config.seeds.kinds, config.seeds.tries(pairs.use)
-        attacks = pairs.risky * (2 - known.success if tried else 1.0) * (Kind.RED_TEAM in kinds)
+        attacks = pairs.risky * (2 - facts.success if tried else 1.0) * (Kind.RED_TEAM in kinds)
         jobs = {
             "probe": pairs.risky + pairs.safe * (Kind.BENIGN in kinds),
             "benign": pairs.all * (Kind.BENIGN in kinds),
@@ -218,43 +218,43 @@ def seeds(config: Config, known: Known) -> Iterator[Asked]:
         }
         yield from (Asked("generator", job, n, 0, n, fmean(lengths)) for job, n in jobs.items() if n)
         if tried and attacks:
-            turns, earlier = (attacks * mean for mean in _attempt(known, lengths))
+            turns, earlier = (attacks * mean for mean in _attempt(facts, lengths))
             yield Asked("target", CHAT, turns, earlier, turns)
             yield Asked("attack_judge", "attack_judge", turns, earlier, turns)
 
 
-def _attempt(known: Known, lengths: Sequence[int]) -> tuple[float, float]:
+def _attempt(facts: Known, lengths: Sequence[int]) -> tuple[float, float]:
     """Means over attacks tried: the turns played until one succeeds or ends, and the earlier exchanges that
     they show."""
     turns = earlier = 0.0
     for length in lengths:
-        end = min(known.success_turn or length, length)
+        end = min(facts.success_turn or length, length)
         won, before = float(end), end * (end - 1) / 2
-        if known.success_turn is None:  # the means over ends from 1 to the length
+        if facts.success_turn is None:  # the means over ends from 1 to the length
             won, before = (length + 1) / 2, (length**2 - 1) / 6
-        turns += known.success * won + (1 - known.success) * length
-        earlier += known.success * before + (1 - known.success) * length * (length - 1) / 2
+        turns += facts.success * won + (1 - facts.success) * length
+        earlier += facts.success * before + (1 - facts.success) * length * (length - 1) / 2
     return turns / len(lengths), earlier / len(lengths)
 
 
-def assemble(config: Config, known: Known) -> Iterator[Asked]:
+def assemble(config: Config, facts: Known) -> Iterator[Asked]:
     """Rule 1 of every script, and rule 2 of the risky ones that keep it."""
     if config.assembly and config.assembly.rules:
-        for kind, made in scripts(config, known, "train", "bench").items():
-            yield made.read("evaluator", "script_check")
+        for kind, group in scripts(config, facts, "train", "bench").items():
+            yield group.read("evaluator", "script_check")
             if kind is not Kind.BENIGN:
-                yield made.read("evaluator", "turn_check", known.keeps)
+                yield group.read("evaluator", "turn_check", facts.keeps)
 
 
-def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
+def bootstrap(config: Config, facts: Known) -> Iterator[Asked]:
     """Red, blue and evaluator at every turn of the scripts drawn; for the single-turn ablation, blue and
     evaluator on the questions of their pairs."""
     blue = "blue" if config.bootstrap.blue == "job" else CHAT
-    sft, _, used = draws(config, known)
-    safe, risky = _questions(known)
+    sft, _, used = draws(config, facts)
+    safe, risky = _questions(facts)
     missed = {True: 1.0, False: 1.0}
     """The chance that no script of a pair's is played, by kind of script."""
-    for benign, group in training(config, known).items():
+    for benign, group in training(config, facts).items():
         share = sft[benign] / group.count
         each = group.count / (safe + risky if benign else risky or 1)
         missed[benign] = (1 - min(1, share / (1 - used or 1))) ** each
@@ -262,24 +262,24 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
         yield group.asks("blue", blue, share)
         yield group.asks("evaluator", times=share)
     if config.bootstrap.sft.single_turn:
-        played = safe * (1 - missed[True]) + risky * (1 - missed[True] * missed[False])
-        asked = Scripts((1 - used) * played, (1,))
-        yield asked.asks("blue", blue)
-        yield asked.asks("evaluator")
+        questions = safe * (1 - missed[True]) + risky * (1 - missed[True] * missed[False])
+        singles = Scripts((1 - used) * questions, (1,))
+        yield singles.asks("blue", blue)
+        yield singles.asks("evaluator")
 
 
-def rl(config: Config, known: Known) -> Iterator[Asked]:
+def rl(config: Config, facts: Known) -> Iterator[Asked]:
     """Student and tutor at every turn of the trajectories, of co-training on both sides; the audit at its
     share of them, and the evaluator once for each of the attacker's. Calls of a tutor of one's own are
     unknown."""
-    wanted, audit, cotrain = draws(config, known).rl, config.rl.audit, config.rl.algorithm == "cotrain"
-    played = 0 if config.rl.tutor else trajectories(config, known)
-    attacks = played if cotrain and config.rl.cotrain.learns != "student" else 0
+    numbers, audit, cotrain = draws(config, facts).rl, config.rl.audit, config.rl.algorithm == "cotrain"
+    total = 0 if config.rl.tutor else trajectories(config, facts)
+    attacks = total if cotrain and config.rl.cotrain.learns != "student" else 0
     if cotrain:
-        played = attacks + (0 if config.rl.cotrain.learns == "attacker" else played)
-    for benign, group in training(config, known).items():
-        if played and wanted[benign]:
-            count, one = played * wanted[benign] / sum(wanted.values()), config.rl.single_turn
+        total = attacks + (0 if config.rl.cotrain.learns == "attacker" else total)
+    for benign, group in training(config, facts).items():
+        if total and numbers[benign]:
+            count, one = total * numbers[benign] / sum(numbers.values()), config.rl.single_turn
             group = replace(group, count=count, lengths=(1,) if one else group.lengths)
             yield group.asks("student", CHAT, most=config.rl.max_turns)
             job = "tutor_memory" if config.rl.remembers else "tutor"
@@ -288,28 +288,28 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
                 who = config.account(audit.role, config.role(audit.role).model)
                 yield group.asks(who, "tutor", audit.share, config.rl.max_turns)
             if attacks:
-                yield group.read("evaluator", "script_check", attacks / played)
-    if config.probes_twins and played:
+                yield group.read("evaluator", "script_check", attacks / total)
+    if config.probes_twins and total:
         from safer_steer.bench.twin_probe import TWINS
 
-        steps = played / (config.rl.prompts_per_step * config.rl.group_size)
+        steps = total / (config.rl.prompts_per_step * config.rl.group_size)
         twins = Scripts(TWINS * ceil(steps / config.rl.save_steps), _lengths(config))
         yield twins.asks("student", CHAT)
-        yield from _judged(config, twins)
+        yield from _verdicts(config, twins)
 
 
-def suites(config: Config, known: Known) -> list[Scripts]:
+def suites(config: Config, facts: Known) -> list[Scripts]:
     """The suites of the bench, those of the run included: attacks and safe requests of each source with
     `use: bench`."""
-    suites = list(known.suites)
-    sources = [pairs for pairs in known.pairs if pairs.use == "bench"]
+    suites = list(facts.suites)
+    sources = [pairs for pairs in facts.pairs if pairs.use == "bench"]
     if STEER in config.bench.suites and config.assembly:
         each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
-        most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
+        most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, facts)
         for pairs in sources:
-            made = scripts(config, replace(known, pairs=[pairs]), "bench")
+            groups = scripts(config, replace(facts, pairs=[pairs]), "bench")
             for attacks in (True, False):
-                all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
+                all = sum(one.count for kind, one in groups.items() if (kind is not Kind.BENIGN) == attacks)
                 if count := min(most, all * keeps ** (1 + attacks)):
                     suites.append(Scripts(count, _lengths(config), intents=count * attacks))
     return [*suites, *map(_in_pictures, suites)] if config.bench.typographic else suites
@@ -321,27 +321,27 @@ def _in_pictures(suite: Scripts) -> Scripts:
     return replace(suite, pictures=max(suite.pictures, in_view), intents=0)
 
 
-def bench(config: Config, known: Known) -> Iterator[Asked]:
+def bench(config: Config, facts: Known) -> Iterator[Asked]:
     """Student and judge at every turn of every suite, and of the adaptive bench at its longest: no breach
     ends a dialogue, and every turn that can be taken back is. All models under test are alike here."""
     models, adaptive = len(config.bench.models), config.bench.adaptive
-    played = [replace(suite, count=suite.count * models) for suite in suites(config, known)]
+    groups = [replace(suite, count=suite.count * models) for suite in suites(config, facts)]
     if adaptive:
-        intents = known.intents
+        intents = facts.intents
         if intents is None:
-            intents = sum(suite.intents for suite in suites(config, known))
+            intents = sum(suite.intents for suite in suites(config, facts))
         each = adaptive.tries * len(config.attacker_roles()) * models
         longer = 1 + adaptive.take_backs / adaptive.turns
         attacks = Scripts(min(adaptive.at_most or inf, intents) * (each * longer), (adaptive.turns,))
-        played.append(attacks)
+        groups.append(attacks)
         yield attacks.asks("attacker", "attacker_show_text" if adaptive.show_text else "attacker")
-    for dialogues in played:
+    for dialogues in groups:
         yield dialogues.asks("student", CHAT)
         if config.bench.judged:
-            yield from _judged(config, dialogues)
+            yield from _verdicts(config, dialogues)
 
 
-def _judged(config: Config, dialogues: Scripts) -> Iterator[Asked]:
+def _verdicts(config: Config, dialogues: Scripts) -> Iterator[Asked]:
     job = "judge_requests" if config.bench.judge_requests else "judge"
     for judge in config.models_of("judge"):
         yield dialogues.asks(config.account("judge", judge), job)

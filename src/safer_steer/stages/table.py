@@ -47,7 +47,7 @@ class Stage:
     """Why it would not start, by the config alone: each gives the line for the user, or ""."""
     warns: Callable[[Config], str] = lambda config: ""
     """What the user should know before it starts, in one line, or ""."""
-    forecast: Callable[[Config, Known], Iterable[Asked]] = lambda config, known: ()
+    forecast: Callable[[Config, Known], Iterable[Asked]] = lambda config, facts: ()
     """The calls it will make."""
     chain: tuple[str, ...] = ()
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
@@ -85,10 +85,10 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
 def _rl_idle(config: Config) -> tuple[RoleName, ...]:
     """A tutor of one's own is no role, one role at most audits, a probe's twins are judged, and co-training
     has the evaluator check the attacker's turns."""
-    asked = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
-    asked += ["judge"] if config.probes_twins else []
-    asked += ["evaluator"] if config.rl.algorithm == "cotrain" else []
-    return tuple(role for role in STAGES["rl"].roles if role not in asked)
+    at_work = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
+    at_work += ["judge"] if config.probes_twins else []
+    at_work += ["evaluator"] if config.rl.algorithm == "cotrain" else []
+    return tuple(role for role in STAGES["rl"].roles if role not in at_work)
 
 
 def _bench_idle(config: Config) -> tuple[RoleName, ...]:
