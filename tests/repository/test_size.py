@@ -10,14 +10,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 45_305,
+    "lines": 45_303,
     "files": 291,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,
     "comprehensions in 1,000 lines": 41,
     "nested conditional expressions": 0,
-    "participles as names": 229,
+    "participles as names": 4,
 }
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
 
