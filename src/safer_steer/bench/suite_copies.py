@@ -84,12 +84,12 @@ def copied(
     before, earlier = to / f"{suite.name}.jsonl", dict[str, str]()
     for seed in read(before) if before.is_file() else ():
         earlier |= scaled_from(seed)
-    originals, copied = dict[str, str](), set[str]()
+    originals, there = dict[str, str](), set[str]()
     for seed in suite.seeds:
         for image in seed.all_images:
-            if image not in copied:
+            if image not in there:
                 original = _copy_picture(suite, seed, image, to, max_pixels, earlier)
-                copied.add(image)
+                there.add(image)
                 if original:
                     originals[image] = original
     seeds = [_with_originals(seed, originals) for seed in suite.seeds]
