@@ -104,7 +104,7 @@ def test_align_trains_what_sees_and_the_rest_what_speaks(built: Path, parts: Par
     }
     curve = json.loads((built / "training.json").read_text())["curve"]
     steps = [(row["stage"], row["step"]) for row in curve]
-    assert steps == [("align", 5), ("teach", 5), ("teach", 10), ("practise", 3)]
+    assert steps == [("align", 5), ("teach", 5), ("teach", 10), ("practise", 5), ("practise", 6)]
     assert curve[2]["loss"] < curve[1]["loss"]
 
 

@@ -57,8 +57,8 @@ def build_pretrained(
 ) -> None:
     """Build a student of pretrained parts, SmolLM2-135M-Instruct and EfficientNet-Lite0: 139 M parameters.
 
-    It takes about 90 minutes of one core, and 5 GB of memory. Work that was broken off goes on with the same
-    command, to the same result on as many threads (OMP_NUM_THREADS).
+    It takes about two and a half hours of one core, and 5 GB of memory. Work that was broken off goes on with
+    the same command, to the same result on as many threads (OMP_NUM_THREADS).
     """
     from safer_steer.run.preflight import use_cores
 

@@ -39,9 +39,9 @@ SHEETS = 18
 DIALOGUES = {1: 24, 5: 6}
 """Dialogues a step, by their turns. The first half of the steps has single turns: later turns copy what the
 first one saw, so only first turns teach to see."""
-LAST = ("deed", "last_word")
-"""Structures that it learns last: a step is found by its part, or one word of a step is said. After `teach`
-it answers half of these rightly, and nearly all others."""
+LAST = ("next", "part", "before", "deed", "last_word")
+"""Structures that it learns last: a step is found by its place or its part, or one word of it is said. After
+`teach` it answers half of the last two rightly, and nearly all other structures."""
 MICRO_BATCHES = 3
 """A step of `teach` is computed in so many parts, one after the other: each takes a third of the memory."""
 RATES = {"tower": 3e-4, "projector": 2e-3, "teach": 5e-4, "practise": 3e-4}
@@ -82,7 +82,7 @@ def build(
 
     Args:
         begin: the parts, or the folder of a student that was taught before, which practises.
-        steps: of `teach`, those with fact sheets included; a third as many of `practise` follow. With a
+        steps: of `teach`, those with fact sheets included; two thirds as many of `practise` follow. With a
             folder, of `practise`.
         save_every: seconds between checkpoints.
     """
@@ -103,7 +103,7 @@ def build(
             stages = [
                 _align(model, processor, align_steps, seed),
                 _lessons(model, processor, "teach", steps, seed),
-                _lessons(model, processor, "practise", steps // 3, seed),
+                _lessons(model, processor, "practise", 2 * steps // 3, seed),
             ]
         record = Training(out, model, settings, save_every, log).run(stages)
         save(model, processor, out)
