@@ -56,8 +56,12 @@ def test_rates_by_category_by_hand() -> None:
         [NO_CATEGORY, "m", "–"],
     ]
     assert table.rows[1][2] == str(fire.safe) and table.rows[1][5:7] == ["24", str(fire.over_refusal)]
-    few = "acid (attacks: 0); fire (twins: 20); none named (attacks: 1)"
-    assert table.after == f"Too few dialogues to tell, below {FEW} scored: {few}."
+    few = "acid (attacks: 0), fire (twins: 20), none named (attacks: 1)"
+    assert table.after == f"Too few to tell, below {FEW} scored dialogues of a model: {few}."
+    fewer = suites | {"twins": suites["twins"][1:]}
+    both = {"m": {"multi_turn": suites}, "k": {"multi_turn": fewer}}
+    [table] = console_tables(summarise(both, {"twins"}, 50))
+    assert "fire (twins: 19)," in table.after, "one count, of the model with fewest"
     suites |= {"twins": suites["twins"] + [played(f"u{i}", "fire", 3, Kind.BENIGN) for i in range(9)]}
     enough = {name: [row for row in rows if row.category == "fire"] for name, rows in suites.items()}
     assert console_tables(summarise({"m": {"multi_turn": enough}}, {"twins"}, 50))[0].after == ""
@@ -67,7 +71,7 @@ def test_a_category_cannot_steer_a_terminal_and_twins_alone_are_no_few_attacks()
     suites = {"twins": [played("a", "\x1b[31mred", 3, Kind.BENIGN)]}
     [table] = console_tables(summarise({"m": {"multi_turn": suites}}, {"twins"}, 50))
     assert table.rows[0][0] == "?[31mred" and table.rows[0][5] == "–"
-    assert table.after.endswith("scored: ?[31mred (twins: 1).")
+    assert table.after.endswith("of a model: ?[31mred (twins: 1).")
 
 
 def test_without_categories_there_is_no_table() -> None:
@@ -86,4 +90,4 @@ def test_the_page_has_them_escaped_and_the_browser_knows_each_category(tmp_path:
     hostile = html.escape("mechanics<i>&")
     assert f'<th scope="row">{hostile}</th>' in page and "<i>&" not in page
     assert r'"category":"mechanics\u003ci\u003e\u0026"' in page
-    assert "Too few dialogues to tell" in page
+    assert "Too few to tell" in page

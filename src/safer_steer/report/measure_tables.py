@@ -56,7 +56,7 @@ def _timing(summary: Summary) -> Table:
 def _categories(summary: Summary) -> Iterator[Table]:
     """A table for each protocol."""
     for protocol in PROTOCOLS:
-        rows, few = list[list[str]](), dict[str, list[str]]()
+        rows, few = list[list[str]](), dict[tuple[str, str], int]()
         joint = ["joint"] * (protocol == "multi_turn")
         by_model = {model: summary.average(model, protocol) for model in summary.names}
         names = {name: None for entry in by_model.values() if entry for name in entry.categories}
@@ -66,16 +66,15 @@ def _categories(summary: Summary) -> Iterator[Table]:
                 if entry and (of_category := entry.categories.get(name)):
                     rows.append([label, model_label(model), *_category(of_category)])
                     for what, scored in _sizes(of_category).items():
-                        if scored < FEW:
-                            few.setdefault(label, []).append(f"{what}: {scored}")
-        text = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
+                        few[label, what] = min(scored, few.get((label, what), scored))
+        text = ", ".join(f"{name} ({what}: {n})" for (name, what), n in few.items() if n < FEW)
         yield Table(
             f"By category of harm, {_words(protocol)}",
             "Rates in %, with 95 % intervals, of the dialogues of all suites together; over-refusal is on the"
             " safe twins. N: those scored.",
             ["category", "model", "Safe", "Help", *joint, "n", "over-refusal", "n twins"],
             rows,
-            after=f"Too few dialogues to tell, below {FEW} scored: {text}." if few else "",
+            after=f"Too few to tell, below {FEW} scored dialogues of a model: {text}." if text else "",
         )
 
 
