@@ -346,3 +346,10 @@ def test_torchrun_starts_the_stages_that_train_and_nothing_else(
     said = complaint(safer_steer(command, tmp_path / "c.yaml", "--out", tmp_path / "out"))
     assert f"`{command}` runs in one process" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_keys_are_listed_all_or_by_a_word_in_them() -> None:
+    shown = [line.split()[0] for line in safer_steer("config", "tcsr").stdout.splitlines()[1:2]]
+    assert shown == ["rl.tcsr"] and "bench.suites" not in safer_steer("config", "tcsr").stdout
+    assert "bench.suites" in safer_steer("config").stdout
+    assert "config: no key contains 'tscr'" in complaint(safer_steer("config", "tscr"))

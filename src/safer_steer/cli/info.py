@@ -109,11 +109,15 @@ def health(
 
 
 @app.command("config")
-def config_keys() -> None:
+def config_keys(
+    word: Annotated[str, typer.Argument(metavar="[WORD]", help="Only keys that contain it.")] = "",
+) -> None:
     """List every key of the config with its type, default, kind and description."""
+    keys = [row for row in describe() if word in row[0]]
+    if not keys:
+        raise UserError(f"config: no key contains {word!r}; `safer-steer config` lists them all")
     screen = console(240)
-    head = ("key", "type", "default", "kind", "")
-    screen.print(fitted(screen, head, list(describe()), whole=(0,)), crop=False)
+    screen.print(fitted(screen, ("key", "type", "default", "kind", ""), keys, whole=(0,)), crop=False)
     screen.print(
         "\nkind: another value of a `run` key is another run. A run may go on with another value of a `free`"
         " key, and of a `call` key, which its calls have from then on.",
