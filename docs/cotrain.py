@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from curves import DOCS, sheet
+from curves import sheet
 
 from safer_steer.experiments.spec import load_experiment
 from safer_steer.experiments.work import Job, plan
@@ -23,6 +23,7 @@ from safer_steer.report.cotrain_plots import breaches
 from safer_steer.report.svg import Line, draw
 from safer_steer.training.cotrain.pool import crossplay_of
 
+DOCS = Path(__file__).parent
 FILE = DOCS.parent / "experiments" / "cotrain.yaml"
 BOTH = "both learn"
 Row = dict[str, Any]

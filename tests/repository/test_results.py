@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import runpy
 from types import ModuleType
 
 import pytest
@@ -32,6 +33,12 @@ def tables() -> ModuleType:
 def test_the_pages_have_the_tables_of_the_results(tables: ModuleType, name: str) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     assert tables.page(page) == page, "write them with: python docs/tables.py"
+
+
+@pytest.mark.parametrize("name", ["curves", "cotrain"])
+def test_a_program_that_draws_finds_what_it_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    runpy.run_path(str(DOCS / f"{name}.py"))
 
 
 def test_every_result_has_a_table() -> None:

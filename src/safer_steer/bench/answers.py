@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from statistics import quantiles
 from typing import Any, Literal
 
+from safer_steer.config.typographic import ID, NAME
 from safer_steer.dialogue import Dialogue, Format, visible_answer, visible_part
 from safer_steer.endpoints.parse import begins_like_refusal
 from safer_steer.intervals import rate
@@ -135,7 +136,7 @@ class AnswerCounts:
             counts[lacking] += 1
             return
         answer = _hash(visible_answer(text, self.format))
-        place = group, _hash(re.sub("[_-]typographic", "", f"{group}/{dialogue}")), _hash(question)
+        place = group, _hash(f"{group.removesuffix(NAME)}/{dialogue.removesuffix(ID)}"), _hash(question)
         self._uses.setdefault(answer, []).append(place)
 
     def by_group(self) -> dict[str, Counts]:

@@ -12,16 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from safer_steer.bench.suites import Suite
-from safer_steer.config.typographic import Typographic
+from safer_steer.config.typographic import ID, NAME, Typographic
 from safer_steer.data.typographic import Undrawable, in_picture, keep, legible
 from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf
 from safer_steer.files.meta import without
 from safer_steer.files.store import write_atomic
-
-NAME, ID = "_typographic", "-typographic"
-"""What follows the name of its suite, and the ids of its scripts."""
 
 
 def check_variants(suites: Iterable[Suite], names: Collection[str]) -> None:

@@ -193,7 +193,7 @@ def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--"
 
 
 def _need(flag: str, *options: tuple[str, object]) -> None:
-    """Raises `UserError` if one of the options that `given` needs has no value."""
+    """Raises `UserError` if one of the options that `flag` needs has no value."""
     for option, value in options:
         if not value:
             alternative = " (or --no-judge)" if option == "--judge-model" and flag == "--model" else ""

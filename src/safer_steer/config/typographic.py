@@ -10,6 +10,8 @@ from safer_steer.config.kinds import Section
 
 MOST_CHARACTERS = 600
 """Of the words in one picture."""
+NAME, ID = "_typographic", "-typographic"
+"""What follows the name of a suite's variant, and the ids of its scripts."""
 Layout = Literal["whole", "split", "list"]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 

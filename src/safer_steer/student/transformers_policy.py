@@ -34,7 +34,7 @@ class TransformersPolicy:
     """In-process sampling with a `transformers` model, on CPU or GPU.
 
     A call joins the answers that are being decoded, between two tokens, and leaves when its own answer ends.
-    The keys and values of its dialogue are kept, up to `kept` tokens of all dialogues, so its next turn reads
+    The keys and values of its dialogue are kept, up to `kept_tokens` of all dialogues, so its next turn reads
     only what is new. Models whose cache cannot be cut are decoded in whole batches instead, for which calls
     are collected while more keep arriving.
 

@@ -157,18 +157,19 @@ def attackers_of(
 
 def _own(name: str) -> Attacker:
     """An attacker of one's own, whose moves are looked at. Raises `UserError` if it cannot be imported."""
-    attacker = load_named("bench.adaptive.own", name)
+    attacker, form = load_named("bench.adaptive.own", name), TypeAdapter(Move)
 
     async def moves(seen: Seen) -> Move:
         move = attacker(seen)
         move = await move if isawaitable(move) else move
-        complaint = "" if isinstance(move, Move) else f"{move!r:.60}"
-        try:
-            return TypeAdapter(Move).validate_python(complaint or vars(move))
-        except ValidationError as error:
-            raise UserError(
-                f"bench.adaptive.own: {name} must be an async function that gives a Move; it gave"
-                f" {complaint or in_words(error)}"
-            ) from None
+        complaint = f"{move!r:.60}"
+        if isinstance(move, Move):
+            try:
+                return form.validate_python(vars(move))
+            except ValidationError as error:
+                complaint = in_words(error)
+        raise UserError(
+            f"bench.adaptive.own: {name} must be an async function that gives a Move; it gave {complaint}"
+        )
 
     return moves
