@@ -94,6 +94,16 @@ COMMANDS: list[Row] = [
         "roles.target: base_url of model org/model is 'localhost'",
     ),
     (
+        f"{BENCH} --base-url {NOBODY}/chat/completions --suite good.jsonl",
+        "",
+        f"is '{NOBODY}/chat/completions'; give the server's address, for instance http://localhost:8000/v1",
+    ),
+    (
+        f"{BENCH} --base-url {NOBODY}#v1 --suite good.jsonl",
+        "",
+        "#v1'; give the server's address",
+    ),
+    (
         f"{BENCH} --base-url {NOBODY}?key=secretkey --suite good.jsonl",
         "",
         "roles.target: base_url of model org/model holds a password, or a query after a question mark; leave",

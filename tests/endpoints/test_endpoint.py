@@ -68,6 +68,9 @@ FAULTS: dict[str, Step] = {
     "broken off, said in the choice": sends(
         '{"choices": [{"message": {"content": "A lamp, wh"}, "finish_reason": null, "error": {"code": 502}}]}'
     ),
+    "broken off, said beside the choices": sends(
+        '{"choices": [{"message": {"content": "A lamp, wh"}, "finish_reason": "stop"}], "error": "gone"}'
+    ),
     "no message": sends('{"choices": [{"index": 0}]}'),
     "nothing": sends(""),
     "text that is a list": sends('{"choices": [{"message": "hi"}]}'),

@@ -243,8 +243,9 @@ def test_a_server_started_without_what_rollouts_need_is_told_so(loaded, double):
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(UserError, match="'localhost:8000' is no server's address"):
-        Server("localhost:8000", Rollouts())
+    for url in ("localhost:8000", "http://a:0", "http://a:1/v1?key=k", "http://a:1/v1/chat/completions"):
+        with pytest.raises(UserError, match=r"^rl\.rollouts\.base_url "):
+            Server(url, Rollouts())
     assert Server("http://a:1/v1/", Rollouts()).url == "http://a:1"
 
 

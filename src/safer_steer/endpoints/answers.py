@@ -151,7 +151,7 @@ def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
     """The first choice of a chat completion, and its usage. Content in parts is joined. A text of more than
     `most` characters is cut, and counts as cut off by the token limit. A reply that the host's filter stopped
     may have no message. Raises `ValueError` if `data` is not a chat completion, or one that broke off
-    (OpenRouter says so by the finish reason `error`, or by an `error` in the choice)."""
+    (OpenRouter says so by the finish reason `error`, or by an `error` in the choice or beside it)."""
     try:
         choice = data["choices"][0]
         finish = _writable(str(choice.get("finish_reason") or "stop"))[:40]
@@ -163,7 +163,7 @@ def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
         text = _text(message.get("content")) or _text(refusal)
         finish = "length" if len(text) > most else finish
         usage = usage_of(data)
-        broke_off = choice.get("error") or (finish == "error" and "finish_reason error")
+        broke_off = data.get("error") or choice.get("error") or (finish == "error" and "finish_reason error")
     except (LookupError, TypeError, AttributeError):
         raise ValueError("the reply holds no message") from None
     if broke_off:

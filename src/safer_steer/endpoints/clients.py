@@ -22,7 +22,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
-from safer_steer.config import Role
 from safer_steer.endpoints.parse import is_shallow
 from safer_steer.endpoints.transport import SAMPLE
 from safer_steer.errors import UserError
@@ -43,6 +42,10 @@ def response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": content}
 
 
+PATH = "/chat/completions"
+"""Of a completion, behind an endpoint's address."""
+
+
 def _is_http(url: str) -> bool:
     """Whether it is the whole address of a server that speaks HTTP."""
     try:
@@ -52,21 +55,19 @@ def _is_http(url: str) -> bool:
         return False
 
 
-def checked_url(role: Role) -> str:
-    """The role's base_url. Raises `UserError` if it is no address, or holds a password or a query, which may
-    be a key."""
-    url = (role.base_url or "").strip()
+def checked_url(url: str, of: str, such: str = "http://localhost:8000/v1") -> str:
+    """An endpoint's address. `of` names its key or model in errors, `such` is an example of a right one.
+    Raises `UserError` if it is no address, holds a password or a query, which may be a key, or goes on to a
+    path of the interface."""
+    url = url.strip()
     usable = _is_http(url)
     if "?" in url or "@" in (urlsplit(url).netloc if usable else url):
         raise UserError(
-            f"base_url of model {role.model} holds a password, or a query after a question mark; leave it"
-            " out: a key goes into an environment variable, which api_key_env names"
+            f"{of} holds a password, or a query after a question mark; leave it out: a key goes into an"
+            " environment variable, which api_key_env names"
         )
-    if not usable:
-        raise UserError(
-            f"base_url of model {role.model} is {url!r}; give the endpoint's address,"
-            " for instance http://localhost:8000/v1"
-        )
+    if not usable or "#" in url or url.rstrip("/").endswith(PATH):
+        raise UserError(f"{of} is {url!r}; give the server's address, for instance {such}")
     return url
 
 
@@ -84,17 +85,17 @@ def proxy_for(base_url: str) -> str | None:
     )
 
 
-def key(role: Role) -> str:
-    """The role's key from the environment; "none" if it names no variable. Raises `UserError` if the variable
-    is empty, or what it holds cannot be a key."""
-    if role.api_key_env is None:
+def key(variable: str | None, of: str) -> str:
+    """The key in this environment variable; "none" if it is None. `of` names the setting in errors. Raises
+    `UserError` if the variable is empty, or what it holds cannot be a key."""
+    if variable is None:
         return "none"
-    secret = os.environ.get(role.api_key_env, "").strip()
-    variable = f"environment variable {role.api_key_env} (api_key_env of model {role.model})"
+    secret = os.environ.get(variable, "").strip()
+    named = f"environment variable {variable} ({of})"
     if not secret:
-        raise UserError(f"{variable} is not set; export the key in it")
+        raise UserError(f"{named} is not set; export the key in it")
     if not secret.isascii() or not secret.isprintable():
-        raise UserError(f"{variable} holds characters that no key has; copy the key again")
+        raise UserError(f"{named} holds characters that no key has; copy the key again")
     return secret
 
 

@@ -124,8 +124,8 @@ class EndpointTransport:
         """The form in which the endpoint took the last schema. None if none was sent yet, or it takes no
         form."""
         self._may_send, self._lost = may_send, lost
-        self._base_url = checked_url(role)
-        self._key = key(role)
+        self._base_url = checked_url(role.base_url or "", f"base_url of model {role.model}")
+        self._key = key(role.api_key_env, f"api_key_env of model {role.model}")
         proxy_for(self._base_url)
         self._gate = Gate(role.concurrency)
         self._pace = Pace(role.requests_per_minute)

@@ -8,21 +8,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import os
 import random
 import weakref
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from PIL import Image
 from pydantic_core import to_json
 
 from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.answers import Complaint, complaint
-from safer_steer.endpoints.clients import Answer, NoAnswer, close_all, lend
+from safer_steer.endpoints.clients import Answer, NoAnswer, checked_url, close_all, key, lend
 from safer_steer.errors import EndpointError, UserError, shortened
 
 Result = TypeVar("Result")
@@ -66,19 +64,11 @@ class Server:
     run (`UserError`), an answer that does not come costs its dialogue (`EndpointError`)."""
 
     def __init__(self, url: str, settings: Rollouts) -> None:
-        """`url` with or without `/v1` at its end. Raises `UserError` if it is no address, or there is no
-        key."""
-        self.url = url.strip().rstrip("/").removesuffix("/v1")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise UserError(f"{KEY}: {url!r} is no server's address; give one such as http://localhost:8000")
+        """`url` with or without `/v1` at its end. Raises as `checked_url` and `key` do."""
+        self.url = checked_url(url, KEY, "http://localhost:8000").rstrip("/").removesuffix("/v1")
         self.settings = settings
         self._sent: set[str] = set()
-        self._key = "none"
-        if variable := settings.api_key_env:
-            self._key = os.environ.get(variable, "").strip()
-            if not self._key:
-                raise UserError(f"environment variable {variable} (rl.rollouts.api_key_env) is not set")
+        self._key = key(settings.api_key_env, "rl.rollouts.api_key_env")
 
     async def models(self) -> list[Offer]:
         """The models it offers, adapters included."""
