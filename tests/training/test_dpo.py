@@ -373,6 +373,8 @@ def test_one_pass_in_at_most_as_many_steps(tmp_path: Path, pairs: int, steps: in
         ({"credit": "turn"}, "credit: turn"),
         ({"beta": 0}, "beta: 0"),
         ({"rollouts": {"importance_cap": 2}}, "rollouts.importance_cap"),
+        ({"loss": "dapo"}, "loss"),
+        ({"tcsr": "mean"}, "tcsr"),
     ],
 )
 def test_what_dpo_has_no_use_for_is_refused(settings: dict[str, Any], complaint: str) -> None:

@@ -39,7 +39,10 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     "dpo": Algorithm(
         "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: ",
         online=False,
-        useless=("reward", "credit: turn", "beta: 0", "audit", "rollouts.importance_cap"),
+        useless=(
+            *("reward", "credit: turn", "beta: 0", "audit", "rollouts.importance_cap"),
+            *("loss", "tcsr"),
+        ),
         why="compares single answers",
     ),
     "cotrain": Algorithm(
@@ -233,6 +236,8 @@ class Reinforce(Section):
             "beta: 0": not self.beta,
             "audit": self.audit is not None,
             "rollouts.importance_cap": self.rollouts.importance_cap is not None,
+            "loss": self.loss != "dr_grpo",
+            "tcsr": self.tcsr != "min_mean",
         }
         return [key for key, is_given in settings.items() if is_given]
 

@@ -121,6 +121,13 @@ class Experiment(Section):
         return seeds
 
     @model_validator(mode="after")
+    def _set_once(self) -> Experiment:
+        for key, place in (("seed", "seeds"), ("bench.models", "the arm's model")):
+            if any(key in part.set for part in (self, *self.arms.values())):
+                raise ValueError(f"set: {key} is set by {place}; leave it out of set")
+        return self
+
+    @model_validator(mode="after")
     def _known_arms(self) -> Experiment:
         named = [arm for pair in self.compare for arm in pair]
         if self.paper:
