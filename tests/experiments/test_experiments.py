@@ -69,7 +69,10 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
     [
         ({"compare": [["full", "half"]]}, "compare|'half' is no arm; use SFT, full, mean"),
         ({"set": {"seed": 3}}, "set: seed is set by seeds; leave it out of set"),
-        ({"arms": {"full": {"set": {"bench.models": ["sft"]}}}, "compare": [], "paper": None}, "by the arm's"),
+        (
+            {"arms": {"full": {"set": {"bench.models": []}}}, "compare": [], "paper": None},
+            "by the arm's",
+        ),
         ({"measures": ["Safe"]}, "'Safe' is no measure; use single-turn Safe"),
         ({"arms": {"full": {"set": {"rl.tcrs": "mean"}}}, "compare": [], "paper": None}, "rl.tcrs"),
         ({"arms": {"full": {"set": {"name.x": 1}}}, "compare": [], "paper": None}, "name is no section"),

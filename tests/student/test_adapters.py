@@ -17,10 +17,12 @@ from trl.trainer.utils import use_adapter
 
 from broken import before_training, freeze_b
 from safer_steer.config import SHIPPED, Config
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.dialogue import Format, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
+from safer_steer.student.adapters import NAME, with_adapter
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.merging import merged
 from safer_steer.training import grpo, sft
@@ -178,6 +180,11 @@ def test_only_the_adapter_is_saved_and_it_says_on_what(run):
         assert len(weights) == 84 and {weight.dtype for weight in weights.values()} == {torch.float32}
         named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
         assert named == str(SHIPPED)
+
+
+def test_the_shipped_attacker_on_its_base_is_looked_for_nowhere_else() -> None:
+    base = load_student(Config().student).model
+    assert with_adapter(base, SHIPPED_ATTACKER).peft_config[NAME].base_model_name_or_path == str(SHIPPED)
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _set_once(self) -> Experiment:
         for key, place in (("seed", "seeds"), ("bench.models", "the arm's model")):
-            if any(key in part.set for part in (self, *self.arms.values())):
+            if key in self.set or any(key in arm.set for arm in self.arms.values()):
                 raise ValueError(f"set: {key} is set by {place}; leave it out of set")
         return self
 

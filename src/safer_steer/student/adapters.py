@@ -36,6 +36,7 @@ def base_of(student: Student, saved: str) -> str:
 
 def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """Put the adapter in `folder` on its base, as a PEFT model. Its weights are in float32, as in training.
+    It says from now on that this model is its base, which PEFT looks for whenever it saves.
     Raises `UserError` if it is not an adapter of this model."""
     from peft import PeftModel
 
@@ -45,6 +46,7 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
         raise UserError(
             f"student {folder}: not an adapter of {model.config.name_or_path}: {shortened(str(error))}"
         ) from None
+    adapted.peft_config[NAME].base_model_name_or_path = model.config.name_or_path
     return adapted
 
 

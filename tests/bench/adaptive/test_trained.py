@@ -8,7 +8,7 @@ import pytest
 
 from safer_steer.bench.adaptive.attacker import attackers_of
 from safer_steer.bench.adaptive.intents import Intent, tries_of
-from safer_steer.bench.adaptive.trained import folder_of
+from safer_steer.bench.adaptive.trained import base_of, folder_of
 from safer_steer.bench.adaptive.user import AdaptiveUser
 from safer_steer.config import Config
 from safer_steer.config.bench import name_of
@@ -59,3 +59,7 @@ def test_a_run_s_attacker_is_called_after_the_run_and_one_that_is_none_costs_a_l
         folder_of(str(tmp_path))
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
     assert folder_of(str(tmp_path)) == tmp_path / "model"
+    for damaged in ("{}", "[]", "{", '{"base_model_name_or_path": null}'):
+        (tmp_path / "model" / "adapter_config.json").write_text(damaged)
+        with pytest.raises(UserError, match="does not say base_model_name_or_path"):
+            base_of(tmp_path / "model")

@@ -26,9 +26,14 @@ def folder_of(path: str) -> Path:
 
 
 def base_of(folder: Path) -> str:
-    """The model that an adapter was trained on, as the adapter says."""
-    base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return str(SHIPPED) if base == "sandbox" else str(base)
+    """The model that an adapter was trained on, as the adapter says. Raises `UserError` if it does not."""
+    try:
+        base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, LookupError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{KEY}: {folder / CONFIG} does not say base_model_name_or_path, the adapter's model")
+    return str(SHIPPED) if base == "sandbox" else base
 
 
 class TrainedAttacker:
