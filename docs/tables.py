@@ -61,7 +61,7 @@ def page(text: str) -> str:
         name = match["name"]
         if name in ("claims", "not_shown"):
             claims = [
-                (file, claim, len(one["seeds"]))
+                (file, claim)
                 for file, one in found.items()
                 for claim in one["claims"]
                 if name == "claims" or claim["verdict"] != "agrees"

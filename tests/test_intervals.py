@@ -7,7 +7,7 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import binom
 
-from safer_steer.intervals import detectable, paired, rate, unpaired
+from safer_steer.intervals import detectable, difference_over_seeds, of_groups, paired, rate, unpaired
 
 
 @pytest.mark.parametrize("n", [10, 24, 60, 200])
@@ -81,7 +81,8 @@ def test_a_difference_by_hand() -> None:
 def test_a_true_difference_of_the_detectable_size_is_told_in_four_of_five_experiments(seeds: int) -> None:
     spread, random = 4.0, np.random.default_rng(seeds)
     half = float(stdtrit(seeds - 1, 0.975)) * spread / seeds**0.5
-    least = detectable({"low": -0.1, "high": 0.1, "t": {"low": -half, "high": half}}, seeds)
+    found = {"low": -0.1, "high": 0.1, "t": {"low": -half, "high": half}, "n": 9_000 * seeds, "seeds": seeds}
+    least = detectable(found)
     assert least
     drawn = random.normal(least, spread, size=(20_000, seeds))
     halves = float(stdtrit(seeds - 1, 0.975)) * drawn.std(axis=1, ddof=1) / seeds**0.5
@@ -90,6 +91,26 @@ def test_a_true_difference_of_the_detectable_size_is_told_in_four_of_five_experi
 
 def test_what_is_detectable_follows_the_wider_interval() -> None:
     narrow, wide = {"low": -1.0, "high": 1.0}, {"low": -9.0, "high": 9.0}
-    assert detectable(wide | {"t": narrow}, 5) == pytest.approx(9 / 1.96 * 2.80, rel=0.01)
-    assert detectable(narrow | {"t": wide}, 5) > 9
-    assert detectable(narrow | {"t": None}, 5) is None and detectable({"low": None, "t": wide}, 5) is None
+    of = {"n": 5 * 2000, "seeds": 5}
+    assert detectable(wide | {"t": narrow} | of) == pytest.approx(9 / 1.96 * 2.80, rel=0.01)
+    assert detectable(narrow | {"t": wide} | of) > 9
+    assert detectable(narrow | {"t": None} | of) is None
+    assert detectable({"low": None, "t": wide} | of) is None
+    whole = {"low": -100.0, "high": 100.0}
+    assert detectable(whole | {"t": whole} | of) is None, "no true difference is as large as that"
+
+
+def test_one_pair_that_differs_does_not_make_an_experiment_more_powerful_than_none() -> None:
+    """Of 12 seeds x 400 dialogues: the bootstrap's interval is then 0.1 points long, that without any 1.4."""
+    same = {seed: {str(place): 1.0 for place in range(400)} for seed in range(12)}
+    one = {seed: marks | ({"7": 0.0} if seed == 3 else {}) for seed, marks in same.items()}
+    found = difference_over_seeds(one, same)
+    assert found["high"] - found["low"] < 0.2
+    assert detectable(found) == pytest.approx(0.98, abs=0.01)
+
+
+def test_an_interval_of_few_groups_is_student_s_and_none_of_equal_ones() -> None:
+    found = of_groups([[0.0, 2.0], [1.0, 5.0]])  # means 1 and 3, so the standard error is 1
+    assert found["value"] == 2 and found["high"] - 2 == pytest.approx(12.706, abs=1e-3)
+    assert of_groups([[0.3, 0.1], [0.2]])["low"] is None, "equal means"
+    assert of_groups([[0.3, 0.1]])["low"] is None, "one group"

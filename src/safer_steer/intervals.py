@@ -227,34 +227,55 @@ def clustered(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
     return mean, (len(groups) / (len(groups) - 1) * squares) ** 0.5 / count
 
 
+def of_groups(groups: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    """The mean as `clustered` gives it, with Student's t interval over the groups.
+
+    Returns:
+        `{"value", "low", "high"}`; the ends are None with fewer than two groups, and where all groups have
+        the same mean, since a spread of 0 is not informative.
+    """
+    value, error = clustered(groups)
+    if error is None or error < 1e-9:
+        return {"value": value, "low": None, "high": None}
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(groups) - 1, 1 - TAIL)) * error
+    return {"value": value, "low": value - half, "high": value + half}
+
+
 POWER = 0.8
 """The chance of telling a true difference that is usual in planning experiments (Cohen 1988)."""
 
 
-def detectable(difference: Mapping[str, Any], seeds: int) -> float | None:
+def detectable(difference: Mapping[str, Any]) -> float | None:
     """The true difference, in points, that an experiment like this one tells with probability `POWER`.
 
     It is told where both intervals exclude 0. For Student's t over the seeds that is the noncentrality at
     which it does, times the standard error; for the interval over seeds and dialogues, the normal
     approximation. The larger of the two is returned. The spread is this experiment's own, so with few seeds
-    it is a rough number.
+    it is a rough number. Where few pairs differ, their spread says little: the interval then counts as no
+    shorter than that of `paired` for dialogues of which none differs.
 
     Args:
-        difference: `{"low", "high", "t": {"low", "high"} or None}`, in points.
-        seeds: training seeds.
+        difference: of `difference_over_seeds`.
 
     Returns:
-        Points, above 0; None without a t interval (one seed, or means that are all equal).
+        Points, above 0; None without a t interval (one seed, or means that are all equal), and where no true
+        difference would be told so often.
     """
     t = difference["t"]
     if t is None or difference["low"] is None:
         return None
     from scipy.special import nctdtrinc, ndtri, stdtrit
 
+    seeds = difference["seeds"]
     beyond = float(stdtrit(seeds - 1, 1 - TAIL))
     by_seeds = (t["high"] - t["low"]) / 2 / beyond * float(nctdtrinc(seeds - 1, 1 - POWER, beyond))
-    by_all = (difference["high"] - difference["low"]) / 2 / Z * (Z + float(ndtri(POWER)))
-    return max(by_seeds, by_all)
+    nowhere: Mapping[str, Any] = paired([0.0] * (difference["n"] // seeds))
+    length = max(ends["high"] - ends["low"] for ends in (difference, nowhere))
+    by_all = length / 2 / Z * (Z + float(ndtri(POWER)))
+    least = max(by_seeds, by_all)
+    return least if least <= 100 else None
 
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:

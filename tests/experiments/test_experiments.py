@@ -299,7 +299,8 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
             model = folder / "bench" / experiment.arms[arm].model
             if (arm, seed) == ("mean", experiment.seeds[0]):
                 twins[0].turns[1].scores["refused"] = 1
-            for suite, dialogues in {"probing": rows, "safe_twins": twins}.items():
+            drawn = [row.model_copy(update={"meta": {"in_text": True}}) for row in rows]  # typographic
+            for suite, dialogues in {"probing": rows, "drawn": drawn, "safe_twins": twins}.items():
                 write_atomic(model / f"{suite}.jsonl", "".join(d.model_dump_json() + "\n" for d in dialogues))
     for seed, folder in runs["mean"].items():
         Manifest(folder).record("sft", (), (), {"seconds": 100.0})
@@ -323,6 +324,9 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     assert said[:2] == ["agrees", "disagrees"] and said[2] == "cannot tell"
     [test] = [one for one in found["survival"]["tests"] if one["pair"] == ["full", "mean"]]
     assert min(test["z"]) > 0
+    best = {f"d-{n}": (played("a", [1, int(n < 18)]), played("b", [1, int(n < 3)])) for n in range(20)}
+    z, _ = log_rank(*({id: two[side] for id, two in best.items()} for side in (0, 1)))
+    assert test["z"][0] == pytest.approx(z), "a script drawn as a picture is no further script"
     assert " | not reached within 2 turns |" in text
     held = {arm: rates["turns held"]["value"] for arm, rates in found["arms"].items()}
     assert held == pytest.approx({"SFT": 72.5, "full": 92.5, "mean": 57.5}), (

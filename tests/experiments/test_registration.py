@@ -58,14 +58,17 @@ def marked(path: Path, seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     ]
     arms = {arm: dict.fromkeys(experiment.measures or (), number) for arm in experiment.arms}
     made_up = {"arms": arms, "seeds": [*seeds], "differences": differences, "claims": claims}
-    counts = {"lost": {}, "survival": None}
+    tests = [{"pair": [*pair], "z": [1.0], "p": [0.3]} for pair in experiment.compare]
+    survival = {"arms": {}, "tests": tests} if experiment.survival else None
+    counts = {"lost": {}, "survival": survival}
     found = mark(made_up | counts, experiment, path)
     assert "exploratory" in markdown(found, experiment)
     return found
 
 
 def exploratory(found: dict[str, Any]) -> set[str]:
-    entries = [*found["differences"], *found["claims"]]
+    log_ranks = [one | {"measure": "log-rank"} for one in (found["survival"] or {"tests": []})["tests"]]
+    entries = [*found["differences"], *found["claims"], *log_ranks]
     return {f"{' - '.join(one['pair'])}, {one['measure']}" for one in entries if one["exploratory"]}
 
 
@@ -82,6 +85,15 @@ def test_a_measure_pair_or_claim_that_came_later_is_exploratory_and_the_others_a
     assert exploratory(marked(path)) == {"full - SFT, multi-turn Safe"}
     change(path, claims=[CLAIM | {"more": False}])
     assert exploratory(marked(path)) == {"full - mean, multi-turn Safe"}, "the other way round"
+    change(path, survival=True)
+    assert exploratory(marked(path)) == {"full - SFT, log-rank", "full - mean, log-rank"}
+
+
+def test_log_rank_tests_that_were_registered_are_not_exploratory(path: Path) -> None:
+    file_of(path).unlink()
+    change(path, survival=True)
+    register(load_experiment(path), path)
+    assert not exploratory(marked(path))
 
 
 def test_what_was_registered_and_is_left_out_of_the_results_is_named(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
+from math import isclose
 from typing import Any
 
 from pydantic import BaseModel
@@ -85,13 +86,23 @@ def first_difference(there: Any, here: Any, key: str = "") -> str | None:
             if difference := first_difference(one, other, f"{key}[{place}]"):
                 return difference
         return None
-    if there == here:
+    if _equal(there, here):
         return None
     if there is None and isinstance(here, dict | list):
         return f"{key} (not there, but here)"
     if here is None and isinstance(there, dict | list):
         return f"{key} (there, but not here)"
     return f"{key} ({_excerpt(there)} there, {_excerpt(here)} here)"
+
+
+def _equal(there: Any, here: Any) -> bool:
+    """Whether plain values are the same, numbers up to rounding, which may differ by a library's
+    version."""
+    if isinstance(there, list) and isinstance(here, list):
+        return len(there) == len(here) and all(map(_equal, there, here))
+    if isinstance(there, float) and isinstance(here, float):
+        return isclose(there, here, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(there == here)
 
 
 def _sections(value: Any) -> bool:

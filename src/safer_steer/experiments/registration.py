@@ -47,6 +47,7 @@ class Registration(Strict):
     pairs: list[tuple[str, str]]
     measures: list[str]
     claims: list[Claim]
+    survival: bool = False
     expected: Expected
     power: list[Power]
 
@@ -89,6 +90,7 @@ def register(experiment: Experiment, path: Path) -> Registration:
         pairs=experiment.compare,
         measures=experiment.measures,
         claims=experiment.claims,
+        survival=experiment.survival,
         expected=experiment.expected,
         power=[
             simulated(experiment.expected, len(experiment.seeds), difference, TRIALS)
@@ -118,7 +120,7 @@ def read_registration(path: Path) -> tuple[Registration, str] | None:
 
 def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[str, Any]:
     """An experiment's results with its registration: the hash of the file, whether the runs are those that
-    were registered, and `exploratory` at each difference and claim that was not.
+    were registered, and `exploratory` at each difference, log-rank test and claim that was not.
 
     Args:
         outcome: of `results.results`. Without a registration it is returned as it is.
@@ -141,8 +143,14 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
         words += " **The runs are not those that were registered.**"
     if left_out := _left_out(registration, outcome):
         words += f" **Registered, and not in the file any more: {'; '.join(left_out)}.**"
+    survival = outcome["survival"]
+    if survival:
+        planned = registration.pairs if same and registration.survival else []
+        tests = [entry | {"exploratory": tuple(entry["pair"]) not in planned} for entry in survival["tests"]]
+        survival = survival | {"tests": tests}
+    found = {"differences": differences, "claims": claims, "survival": survival}
     facts = {"sha256": sha256, "same_runs": same, "said": words}
-    return outcome | {"differences": differences, "claims": claims, "registration": facts}
+    return outcome | found | {"registration": facts}
 
 
 def _left_out(registration: Registration, outcome: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from safer_steer.experiments.measures import MEASURES, answers_in, over_seeds, s
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.intervals import difference_over_seeds
-from safer_steer.metrics import LOST
+from safer_steer.metrics import LOST, averaged
 
 Finding = dict[str, Any]
 
@@ -32,7 +32,7 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
     decided = []
     for claim in experiment.claims:
         entry = by_pair[*claim.pair, claim.measure]
-        numbers = {key: entry[key] for key in ("value", "low", "high", "t")}
+        numbers = {key: entry[key] for key in ("value", "low", "high", "t", "n", "seeds")}
         outcome = verdict(entry, 1 if claim.more else -1, broken)
         decided.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": outcome})
     return decided
@@ -118,8 +118,8 @@ def results(
     if experiment.survival:
         rows = {
             arm: [
-                {f"{suite} {row.id}": row for suite, rows in suites_in(folder, "multi_turn") for row in rows}
-                for folder in by_seed.values()
+                {f"{suite} {row.id}": row for suite, rows in averaged(suites).items() for row in rows}
+                for suites in (dict(suites_in(folder, "multi_turn")) for folder in by_seed.values())
             ]
             for arm, by_seed in folders.items()
         }

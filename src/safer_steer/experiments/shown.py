@@ -50,13 +50,13 @@ def tables(outcome: Finding, planned: int | None = None) -> list[Table]:
                     _minus(entry),
                     entry["measure"] + _exploratory(entry),
                     _cell(entry, sign=True),
-                    *_beside(entry, seeds, outcome.get("broken", ())),
+                    *_beside(entry, outcome.get("broken", ())),
                 ]
                 for entry in outcome["differences"]
             ],
             after=(outcome.get("registration") or {}).get("said", ""),
         ),
-        claims_table((None, claim, seeds) for claim in outcome.get("claims") or ()),
+        claims_table((None, claim) for claim in outcome.get("claims") or ()),
         *_survival(outcome.get("survival") or {"arms": {}, "tests": []}),
         *audit_tables(outcome.get("audit") or {}),
         Table(
@@ -74,17 +74,16 @@ def tables(outcome: Finding, planned: int | None = None) -> list[Table]:
     return [table for table in all_tables if table.rows]
 
 
-def claims_table(claims: Iterable[tuple[str | None, Finding, int]]) -> Table:
+def claims_table(claims: Iterable[tuple[str | None, Finding]]) -> Table:
     """Claims with what was found.
 
     Args:
-        claims: each with the name of its experiment's file, or None to leave that column out, and the number
-            of training seeds.
+        claims: each with the name of its experiment's file, or None to leave that column out.
     """
     rows, named = [], False
-    for file, claim, seeds in claims:
+    for file, claim in claims:
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
-        verdict = _with_power(claim["verdict"], claim["found"], seeds) + _exploratory(claim)
+        verdict = _with_power(claim["verdict"], claim["found"]) + _exploratory(claim)
         number, here = f"{claim['measure']}, {_minus(claim)}", _cell(claim["found"], sign=True)
         rows.append([claim["says"], claim["where"], *tested_in, number, here, verdict])
     head = ["claim", "where", *(["experiment"] if named else []), "number", "here", "verdict"]
@@ -144,7 +143,7 @@ def _exploratory(entry: Finding) -> str:
     return " (exploratory)" if entry.get("exploratory") else ""
 
 
-def _beside(entry: Finding, seeds: int, broken: Collection[str]) -> list[str]:
+def _beside(entry: Finding, broken: Collection[str]) -> list[str]:
     """The paper's difference, and the verdict. That is whether ours has the paper's sign; without one,
     whether the first arm has more or less.
 
@@ -152,14 +151,14 @@ def _beside(entry: Finding, seeds: int, broken: Collection[str]) -> list[str]:
         broken: arms without a result.
     """
     if paper := entry.get("paper"):
-        return [f"{paper['value']:+.1f}", _with_power(paper["verdict"], entry, seeds)]
+        return [f"{paper['value']:+.1f}", _with_power(paper["verdict"], entry)]
     own = verdict(entry, 1, broken)
-    return [NONE, _with_power({"agrees": "more", "disagrees": "less"}.get(own, own), entry, seeds)]
+    return [NONE, _with_power({"agrees": "more", "disagrees": "less"}.get(own, own), entry)]
 
 
-def _with_power(verdict: str, difference: Finding, seeds: int) -> str:
+def _with_power(verdict: str, difference: Finding) -> str:
     """The verdict; where it cannot tell, with the difference that the experiment could have told."""
-    least = detectable(difference, seeds) if verdict == CANNOT_TELL else None
+    least = detectable(difference) if verdict == CANNOT_TELL else None
     return verdict if least is None else f"{verdict} (80 % power: {least:.1f} points)"
 
 
@@ -176,10 +175,10 @@ def _survival(survival: Finding) -> Iterator[Table]:
     yield Table("Hazard", note, [*head, "median"], rows, labels=1)
     note = "Of the safe requests, the share that is refused at each turn, %, all seeds together."
     yield Table("Over-refusal by turn", note, *_by_turn(arms, "refused"), labels=1)
-    tests = [
-        [_minus(entry), ", ".join(f"{z:+.1f}" for z in entry["z"]), ", ".join(map(_p, entry["p"]))]
-        for entry in survival["tests"]
-    ]
+    tests = []
+    for entry in survival["tests"]:
+        cells = (", ".join(f"{z:+.1f}" for z in entry["z"]), ", ".join(map(_p, entry["p"])))
+        tests.append([_minus(entry) + _exploratory(entry), *cells])
     note = "Paired by script, one a training seed; z is positive if the first fails later."
     yield Table("Log-rank tests", note, ["difference", "z by seed", "p by seed"], tests, labels=1)
 

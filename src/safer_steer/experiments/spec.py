@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -66,8 +66,8 @@ class Expected(Section):
     """half the range of their chances, in points"""
     between_seeds: float = Field(ge=0)
     """standard deviation of one arm's rate over training seeds, in points"""
-    differences: list[float] = Field(default=[0, 2, 5, 8])
-    """true differences, in points"""
+    differences: list[Annotated[float, Field(ge=0, le=100)]] = Field(default=[0, 2, 5, 8])
+    """true differences, in points; one of the other sign has the same power"""
 
 
 def _refuse_unquoted(arms: Any) -> Any:

@@ -19,7 +19,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError
-from safer_steer.intervals import Z, clustered
+from safer_steer.intervals import of_groups
 from safer_steer.training.patience import LastVerdicts, patience_of
 from safer_steer.training.returns import EQUAL, reward_of
 
@@ -157,19 +157,16 @@ def audit_metrics(dialogues: Sequence[Dialogue]) -> dict[str, Any]:
 def compared(turns: Sequence[Audited]) -> dict[str, Any]:
     """The number of turns that both scored, the mean reward r_t' by the tutor and by the audit over them,
     their gap (tutor - audit) with its interval, the share on which they agree (`AGREE`), and the slope of
-    `following`. All are None without a turn, the interval's ends and the slope also with a single script."""
+    `following`. All are None without a turn, the interval's ends also where `of_groups` gives
+    none, and the slope with a single script."""
     if not turns:
         return dict.fromkeys(("tutor", "audit", "gap", "agree", "slope")) | {"turns": 0}
     follows = following(turns)
-    value, error = clustered(by_script(turns, lambda turn: turn.tutor - turn.audit))
-    gap: dict[str, float | None] = {"value": value, "low": None, "high": None}
-    if error is not None:
-        gap |= {"low": value - Z * error, "high": value + Z * error}
     return {
         "turns": len(turns),
         "tutor": fmean(turn.tutor for turn in turns),
         "audit": fmean(turn.audit for turn in turns),
-        "gap": gap,
+        "gap": of_groups(by_script(turns, lambda turn: turn.tutor - turn.audit)),
         "agree": fmean(turn.agree for turn in turns),
         "slope": follows.slope if follows else None,
     }
