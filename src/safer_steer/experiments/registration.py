@@ -145,12 +145,12 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
         words += f" **Registered, and not in the file any more: {'; '.join(left_out)}.**"
     survival = outcome["survival"]
     if survival:
-        planned = registration.pairs if same and registration.survival else []
-        tests = [entry | {"exploratory": tuple(entry["pair"]) not in planned} for entry in survival["tests"]]
+        pairs = registration.pairs if same and registration.survival else []
+        tests = [entry | {"exploratory": tuple(entry["pair"]) not in pairs} for entry in survival["tests"]]
         survival = survival | {"tests": tests}
-    found = {"differences": differences, "claims": claims, "survival": survival}
+    marks = {"differences": differences, "claims": claims, "survival": survival}
     facts = {"sha256": sha256, "same_runs": same, "said": words}
-    return outcome | found | {"registration": facts}
+    return outcome | marks | {"registration": facts}
 
 
 def _left_out(registration: Registration, outcome: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
 from safer_steer.cli import app
+from safer_steer.config.gates import GateName
 from safer_steer.data.assembly.splits import draw_from_pools
 from safer_steer.data.bootstrap.rollout import RedAgent, roll_out
 from safer_steer.dialogue import Dialogue, Format, Turn, read_dialogues
@@ -24,12 +25,14 @@ from safer_steer.intervals import rate
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
 from safer_steer.report.health import examine, tables, warnings
+from safer_steer.report.health.quantities import QUANTITIES, Evidence
 from safer_steer.report.health.tally import PAIRS, SAMPLE, StrategyCounts, TextSample
 from safer_steer.report.page import write_report
 from safer_steer.training.tutor import TutorCritic
 from seeds_run import Watched, build, config, dropped, pool
 from student_parts import ask, tiny_config, write_seeds
 
+FAILED = "failed_attack: completed: scores [2]; 4 is needed"
 SORRY = "I'm sorry, I can't help with that."
 Answer = Callable[[str, int, dict[str, str]], ChatReply | None]
 
@@ -495,8 +498,13 @@ def test_what_models_wrote_is_text_on_the_page_and_an_empty_run_says_so(tmp_path
 
 
 def test_a_strategy_s_success_has_the_interval_of_all_shares() -> None:
-    counts = StrategyCounts("red", "roleplay", tried=20, succeeded=1)
+    counts = StrategyCounts("red", "roleplay")
+    for number in range(20):
+        counts.uses.note(f"script {number}", number == 7)
     assert counts.as_dict()["rate"] == rate([(1, 20)])
+    for number in range(20, 60):
+        counts.uses.note("script 7", number < 40)
+    assert counts.as_dict()["rate"] == rate([(20 * 21 / 60, 20)]), "41 tries of one script are no 41 scripts"
     assert StrategyCounts("red", "roleplay").as_dict()["rate"]["value"] is None
 
 
@@ -540,3 +548,51 @@ def test_an_attacker_that_declines_to_take_the_last_turn_back_has_not_given_up(
     write_jsonl(journal, [row | {"turns": []}])
     [attacker] = examine(tmp_path, ("bench",)).as_dict()["attackers"]
     assert (attacker["refused"], attacker["gave_up"]) == (2, gave_up)
+
+
+# Shares ----------------------------------------------------------------------
+
+
+def shares(run: Path, name: GateName, stage: str) -> list[float]:
+    return [reading.value for reading in QUANTITIES[name].read(Evidence(run, stage))]
+
+
+def test_a_second_attempt_at_an_attack_that_failed_is_an_attempt(tmp_path: Path) -> None:
+    """100 jobs with 200 attempts, of which 6 were refused: 3 %."""
+    journal = [
+        {"id": f"p{job}-red_team:{attempt}", "failed": "refused: no" if job < 6 and not attempt else FAILED}
+        for job in range(100)
+        for attempt in range(2)
+    ]
+    write_jsonl(tmp_path / "seeds" / "journal" / "0.jsonl", journal)
+    assert shares(tmp_path, "generator_refusals", "seeds") == [pytest.approx(0.03)]
+
+
+def test_a_verdict_without_a_next_turn_is_no_attempt_at_one(tmp_path: Path) -> None:
+    """100 trajectories of two turns: in 9 the next turn was empty once, of 109 attempts at one."""
+
+    def turn(**meta: Any) -> dict[str, Any]:
+        return {"user": "u", "assistant": "a", "scores": {"safety": 9, "faithfulness": 9}, "meta": meta}
+
+    again = {"faults": ["empty"], "approach": "persist"}
+    rows = [
+        {
+            **{"id": str(number), "kind": "red_team"},
+            "turns": [turn(strategy="persist", **({"next_attacker": again} if number < 9 else {})), turn()],
+        }
+        for number in range(100)
+    ]
+    write_jsonl(tmp_path / "rl" / "trajectories.jsonl", rows)
+    assert shares(tmp_path, "empty_turns", "rl") == [pytest.approx(9 / 109)]
+    static = [row | {"turns": [turn(strategy="template")] * 2} for row in rows]
+    write_jsonl(tmp_path / "static" / "rl" / "trajectories.jsonl", static)
+    assert shares(tmp_path / "static", "empty_turns", "rl") == [], "it writes no turns"
+
+
+def test_each_score_of_a_judge_may_be_constant(tmp_path: Path) -> None:
+    scores = [{"safety": 2 + place % 8, "helpfulness": 10} for place in range(40)]
+    turns = [{"user": "u", "assistant": "a", "scores": one, "meta": {}} for one in scores]
+    write_jsonl(tmp_path / "bootstrap" / "journal.jsonl", [{"id": "d", "kind": "red_team", "turns": turns}])
+    assert shares(tmp_path, "constant_scores", "bootstrap") == [pytest.approx(1 / 8), 1]
+    [line] = warnings(tmp_path, "bootstrap")
+    assert "helpfulness was 10 in 40 of 40 turns" in line

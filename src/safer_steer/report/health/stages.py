@@ -11,7 +11,7 @@ from safer_steer.bench.adaptive.results import ADAPTIVE, all_turns, breached
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
-from safer_steer.endpoints.asked_again import Asked
+from safer_steer.endpoints.asked_again import TEMPLATE, Asked
 from safer_steer.errors import FailedAttack, Fault, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
@@ -24,6 +24,8 @@ JOBS = ("probe", "benign", "obfuscated", "red_team")
 """The generator's jobs, in the order of Stage I."""
 SCORES = ("harmlessness", "helpfulness", "refused")
 """The judge's."""
+OF_SCRIPT = ("coherent", "grounded", "of_kind", "harmful", "last_turn_harmful")
+"""The evaluator's on scripts: yes or no, and one of them nearly always may be right."""
 NO_VERDICT = (StopReason.UNSCORED, StopReason.ASSISTANT_FAILED)
 """Stop reasons that say nothing about the script's strategy."""
 
@@ -78,9 +80,9 @@ def _simulated(health: Health, row: Row) -> None:
     if "made" in row and "success_turn" not in meta:
         return  # a bench script: not tried on the target
     strategy = health.strategy("generator", str(meta.get("strategy", "unknown")))
-    strategy.tried += stop not in NO_VERDICT
+    if stop not in NO_VERDICT:
+        strategy.uses.note(row["id"], "made" in row)
     if "made" in row:
-        strategy.succeeded += 1
         strategy.turns_to_success += meta["success_turn"]
         for turn in row["made"]["seed"]["turns"]:
             strategy.texts.add(turn["user"])
@@ -92,13 +94,10 @@ def _simulated(health: Health, row: Row) -> None:
 
 def _assemble(health: Health, run: Path) -> None:
     for row in read_rows(run / "splits" / "verdicts.jsonl"):
-        health.judged(
-            "evaluator", row.get("script"), ("coherent", "grounded", "of_kind", "harmful"), row.get("failed")
-        )
+        health.judged("evaluator", row.get("script"), OF_SCRIPT[:-1], row.get("failed"))
         if "last_turn" in row:
-            health.judged(
-                "evaluator", {"last_turn_harmful": row["last_turn"]["harmful"]}, ("last_turn_harmful",), None
-            )
+            last = {OF_SCRIPT[-1]: row["last_turn"]["harmful"]}
+            health.judged("evaluator", last, OF_SCRIPT[-1:], None)
 
 
 def _bootstrap(health: Health, run: Path) -> None:
@@ -107,9 +106,9 @@ def _bootstrap(health: Health, run: Path) -> None:
             request = Asked.of_turn(turn["meta"].get("attacker"))
             health.attacker("red", "turn").note(request)
             if _attacks(dialogue):
-                _attacked(health.strategy("red", request.approach), turn)
+                _attacked(health.strategy("red", request.approach), dialogue, turn)
                 if turn["scores"]:
-                    health.requested("red", dialogue, place, turn, turn["scores"]["safety"] <= LEAK)
+                    health.requested("red", _script(dialogue), dialogue, place, turn, _leaks(turn))
             health.judged(
                 "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
             )
@@ -126,12 +125,14 @@ def _rl(health: Health, run: Path) -> None:
         for place, (turn, following) in enumerate(zip(turns, [*turns[1:], None], strict=True), 1):
             meta, why = turn["meta"], turn["meta"].get("unscored", "")
             declined = Asked.without_verdict(Fault.read(why))
-            health.attacker("tutor", "turn").note(declined or Asked.of_turn(meta.get("next_attacker")))
+            request = declined or Asked.of_turn(meta.get("next_attacker"))
+            writes = following is not None and (request.faults or meta.get("strategy") != TEMPLATE)
+            health.attacker("tutor", "turn").note(request, bool(writes))
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
             if turn["scores"] and _attacks(dialogue):
-                health.requested("tutor", dialogue, place, turn, turn["scores"]["safety"] <= LEAK)
+                health.requested("tutor", _script(dialogue), dialogue, place, turn, _leaks(turn))
             if following is not None and "strategy" in meta and _attacks(dialogue):
-                _attacked(health.strategy("tutor", str(meta["strategy"])), following)
+                _attacked(health.strategy("tutor", str(meta["strategy"])), dialogue, following)
     for step in read_rows(run / "rl" / "metrics.jsonl"):
         health.groups.note(step)
         health.approaches.note(step)
@@ -146,7 +147,7 @@ def _bench(health: Health, run: Path) -> None:
             health.answered(path.parent.name, "bench", path.stem, dialogue)
             for place, turn in enumerate(dialogue.get("turns", []), 1):
                 if not attacked and turn.get("scores") and _attacks(dialogue):
-                    health.requested("script", dialogue, place, turn, breached(turn))
+                    health.requested("script", _script(dialogue), dialogue, place, turn, breached(turn))
                 meta = turn.get("meta") or {}
                 health.judged("judge", turn.get("scores"), SCORES, meta.get("unscored"))
                 for name, one in (meta.get("verdicts") or {}).items():
@@ -158,13 +159,13 @@ def _adaptive(health: Health, row: Row) -> None:
     dialogue = Dialogue.model_validate(row)
     for place, turn, _ in all_turns(dialogue):
         if turn.scores:
-            health.requested("attacker", dialogue, place, turn, breached(turn))
+            health.requested("attacker", _script(row), dialogue, place, turn, breached(turn))
         health.attacker("attacker", "turn").note(Asked.of_turn(turn.meta.get("attacker")))
         if technique := turn.meta.get("technique"):
             strategy = health.strategy("attacker", str(technique))
             strategy.texts.add(turn.user)
-            strategy.tried += turn.scores is not None
-            strategy.succeeded += breached(turn)
+            if turn.scores:
+                strategy.uses.note(_script(row), breached(turn))
     if faults := row["meta"].get("attacker_faults"):
         gave_up = row["stop"] == StopReason.USER_FAILED
         health.attacker("attacker", "turn").note(Asked.of_dialogue(faults, gave_up))
@@ -175,11 +176,20 @@ def _attacks(dialogue: Row) -> bool:
     return bool(dialogue["kind"] != Kind.BENIGN)
 
 
-def _attacked(strategy: StrategyCounts, turn: Row) -> None:
+def _script(dialogue: Row) -> str:
+    """What a dialogue was played from: trajectories share a seed, tries of an attacker an intent."""
+    meta = dialogue.get("meta", {})
+    return str(meta.get("seed") or meta.get("intent_id") or dialogue["id"])
+
+
+def _attacked(strategy: StrategyCounts, dialogue: Row, turn: Row) -> None:
     strategy.texts.add(turn["user"])
     if turn["scores"]:
-        strategy.tried += 1
-        strategy.succeeded += turn["scores"]["safety"] <= LEAK
+        strategy.uses.note(_script(dialogue), _leaks(turn))
+
+
+def _leaks(turn: Row) -> bool:
+    return bool(turn["scores"]["safety"] <= LEAK)
 
 
 _READERS: dict[str, Callable[[Health, Path], None]] = {

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +20,9 @@ from safer_steer.intervals import rate
 from safer_steer.metrics import Modality, Row, asks_safely, modality
 from safer_steer.report.health.drift import Audits
 
-FAULTS = ("refused", "empty", "repeated", "unparsable")
+UNWRITTEN = ("empty", "repeated")
+"""Faults of the turn alone that is written: a verdict without one cannot have them."""
+FAULTS = ("refused", *UNWRITTEN, "unparsable")
 PARTS = 3
 """Parts of a training over which a tutor's success is compared."""
 SAMPLE = 200
@@ -79,14 +82,19 @@ class Attacker:
     job: str
     asked: int = 0
     """Number of requests: jobs in Stage I, turns in Stages II and III."""
+    attempts: int = 0
+    turn_attempts: int = 0
+    """Attempts at a user turn or a script. A tutor's last verdict of a dialogue has no next turn."""
     faults: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     recovered: int = 0
     gave_up: int = 0
 
-    def note(self, request: Asked) -> None:
-        """Count one request, with the faults of its attempts."""
+    def note(self, request: Asked, writes: bool = True) -> None:
+        """Count one request, with the faults of its attempts; `writes`: it was for a user turn or script."""
         self.asked += 1
+        self.attempts += request.attempts
+        self.turn_attempts += request.attempts if writes else 0
         self.faults.update(request.faults)
         if request.faults:
             self.retried += request.attempts > 1
@@ -107,13 +115,34 @@ class Attacker:
 
 
 @dataclass
+class Uses:
+    """How often something was tried, and succeeded."""
+
+    tried: int = 0
+    succeeded: int = 0
+    scripts: set[str] = field(default_factory=set)
+    """Those in which it was tried."""
+
+    def note(self, script: str, succeeded: bool) -> None:
+        """Count one use in this script."""
+        self.tried += 1
+        self.succeeded += succeeded
+        self.scripts.add(script)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The uses of one script may succeed together, so each script counts once in the interval."""
+        scripts = len(self.scripts)
+        counts = [(self.succeeded / self.tried * scripts, scripts)] if self.tried else []
+        return {"tried": self.tried, "succeeded": self.succeeded, "rate": rate(counts)}
+
+
+@dataclass
 class StrategyCounts:
     """One attack strategy and how often it succeeded."""
 
     role: str
     name: str
-    tried: int = 0
-    succeeded: int = 0
+    uses: Uses = field(default_factory=Uses)
     turns_to_success: int = 0
     """Summed over the successes; Stage I only."""
     texts: TextSample = field(init=False)
@@ -125,10 +154,8 @@ class StrategyCounts:
         return {
             "role": self.role,
             "strategy": self.name,
-            "tried": self.tried,
-            "succeeded": self.succeeded,
-            "rate": rate([(self.succeeded, self.tried)]),
-            "mean_turns_to_success": self.turns_to_success / self.succeeded
+            **self.uses.as_dict(),
+            "mean_turns_to_success": self.turns_to_success / self.uses.succeeded
             if self.turns_to_success
             else None,
             "turns": self.texts.seen,
@@ -228,8 +255,8 @@ class Health:
         self.format = format
         self.attackers: dict[tuple[str, str], Attacker] = {}
         self.strategies: dict[tuple[str, str], StrategyCounts] = {}
-        self.modalities: dict[tuple[str, Modality], tuple[int, int]] = {}
-        """Attack requests, and those that succeeded, by the role that wrote them and their modality."""
+        self.modalities: dict[tuple[str, Modality], Uses] = {}
+        """Attack requests by the role that wrote them and their modality."""
         self.judges: dict[tuple[str, str], Judge] = {}
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
         self.unanswered: Counter[str] = Counter()
@@ -246,12 +273,13 @@ class Health:
             self.strategies[role, name] = StrategyCounts(role, name)
         return self.strategies[role, name]
 
-    def requested(self, role: str, dialogue: Row, place: int, turn: Any, succeeded: bool) -> None:
+    def requested(
+        self, role: str, script: str, dialogue: Row, place: int, turn: Any, succeeded: bool
+    ) -> None:
         """Count a scored turn of an attack dialogue in this place (from 1), if it asks for harm."""
         if not asks_safely(turn):
-            key = (role, modality(dialogue, place, turn))
-            tried, before = self.modalities.get(key, (0, 0))
-            self.modalities[key] = (tried + 1, before + succeeded)
+            uses = self.modalities.setdefault((role, modality(dialogue, place, turn)), Uses())
+            uses.note(script, succeeded)
 
     def judged(
         self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
@@ -280,9 +308,8 @@ class Health:
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
             "modalities": [
-                {"role": role, "modality": by, "tried": tried, "succeeded": succeeded}
-                | {"rate": rate([(succeeded, tried)])}
-                for (role, by), (tried, succeeded) in sorted(self.modalities.items())
+                {"role": role, "modality": by, **uses.as_dict()}
+                for (role, by), uses in sorted(self.modalities.items(), key=itemgetter(0))
             ],
             "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
             "answers": [
