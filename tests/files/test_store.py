@@ -131,6 +131,18 @@ def test_a_file_in_the_place_of_a_folder_is_not_written_and_leaves_no_part(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_write_goes_through_no_link(tmp_path: Path) -> None:
+    """A run folder from somebody else may have one where the part of a file is written."""
+    (tmp_path / "victim").write_text("mine")
+    for name in ("report.html", "report.html.part"):
+        (tmp_path / name).symlink_to("victim")
+    write_atomic(tmp_path / "report.html", "new")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "victim"]
+    assert not (tmp_path / "report.html").is_symlink()
+
+
 def test_inside_gives_paths_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     assert inside(tmp_path, "pictures/1.png") == tmp_path.resolve() / "pictures" / "1.png"

@@ -46,12 +46,13 @@ def naming(path: Path) -> Iterator[None]:
 def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a
     part. Without `sync` that does not hold for a power cut, and it is much faster. An error leaves no
-    part behind, and one of the disk names the file."""
+    part behind, and one of the disk names the file. No link is followed, and none is left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with naming(path):
         try:
-            with part.open("wb") as file:
+            part.unlink(missing_ok=True)  # killed, or a link in a folder from somebody else
+            with part.open("xb") as file:
                 yield file
                 file.flush()
                 if sync:
