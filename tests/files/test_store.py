@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,37 @@ def test_a_bad_line_in_the_middle_is_the_users_to_mend(tmp_path: Path) -> None:
         path.write_bytes(b'{"id": "a"}\n' + line + b'\n{"id": "b"}\n')
         with pytest.raises(UserError, match=r"journal.jsonl:2: "):
             Journal(path)
+
+
+@pytest.mark.parametrize("link", ["bench/m/x.jsonl", "bench/m", "bench"])
+def test_a_journal_that_a_link_leads_out_of_its_run_is_neither_cut_nor_written(
+    tmp_path: Path, link: str
+) -> None:
+    for name in ("run/bench/m", "other/bench/m"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    victim = tmp_path / "other" / "bench" / "m" / "x.jsonl"
+    victim.write_text("one line without an end")
+    place = tmp_path / "run" / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(tmp_path / "other" / link)
+    with pytest.raises(UserError, match=r"run/bench/m/x.jsonl: is a link, or leads out of "):
+        Journal(tmp_path / "run" / "bench" / "m" / "x.jsonl")
+    assert victim.read_text() == "one line without an end"
+
+
+def test_a_run_that_a_link_leads_to_and_files_that_runs_share_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "run" / "bench" / "x.jsonl"
+    write_atomic(tmp_path / "disk" / "run" / "config.yaml", "name: a")
+    path.parent.mkdir()
+    (tmp_path / "first.jsonl").write_text('{"id": "a"}\n')
+    path.hardlink_to(tmp_path / "first.jsonl")
+    (tmp_path / "above").symlink_to("disk")
+    (tmp_path / "latest").symlink_to("disk/run")
+    for folder in ("above/run", "latest"):
+        with Journal(tmp_path / folder / "bench" / "x.jsonl") as journal:
+            assert list(journal.rows) == ["a"]
 
 
 def test_half_a_surrogate_pair_is_journalled_as_a_question_mark(tmp_path: Path) -> None:

@@ -246,6 +246,15 @@ class Rows(Mapping[str, dict[str, Any]]):
         return len(self._places)
 
 
+def _refuse_link(path: Path) -> None:
+    """Raises `UserError` if a journal is a link, or lies outside of its run's folder by one. The run is the
+    nearest folder above the journal's own that has a config; it may itself be reached by a link."""
+    runs = [folder for folder in path.absolute().parents[1:] if (folder / "config.yaml").is_file()]
+    folder = runs[0] if runs else path.parent
+    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: is a link, or leads out of {folder} by one; put the file itself there")
+
+
 class Journal:
     """Append-only JSONL of finished work, keyed by `id`. On opening, a torn last line (kill -9) is cut off
     and so redone.
@@ -257,6 +266,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises `UserError` if a line is no row, or the file is a link or, by one, outside of its run."""
+        _refuse_link(path)
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
