@@ -107,7 +107,7 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
     assert endpoint not in (answers / "config.yaml").read_text() and not (answers / "rl").exists()
     judging = [*COMMAND, "bench", "--judge-only", answers, "--judge-model", "sandbox"]
     subprocess.run(map(str, judging), capture_output=True, check=True)
-    judged = json.loads((answers / "judged" / "sandbox" / "summary.json").read_text())
+    judged = json.loads((tmp_path / "answers-judged" / "sandbox" / "summary.json").read_text())
     assert judged["models"] == summary["models"]
     number = answers / "summary.json"
     number.write_text(number.read_text().replace('"n": 5', '"n": 6', 1))

@@ -4,13 +4,16 @@ kept."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -131,6 +134,31 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     assert before == {path: path.read_bytes() for path in before}
     again = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url)
     assert "bench: done already" in again.stderr
+
+
+@pytest.mark.slow
+def test_exported_answers_are_judged_anew_whatever_lies_in_their_folder(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    """Their author may have put verdicts of that judge, finished results and code into it."""
+    mine, run, answers = suite(tmp_path, 3, turns=2), tmp_path / "run", tmp_path / "answers"
+    judging = ("--judge-model", "j", "--judge-base-url", url, "--no-check")
+    assert bench("--model", "m", "--base-url", url, "--suite", mine, "--out", run, *judging).exit_code == 0
+    exported = CliRunner().invoke(app, ["export", str(run), "--answers", "--to", str(answers)])
+    assert exported.exit_code == 0, exported.output
+    shutil.copyfile(run / "cache.sqlite", answers / "cache.sqlite")
+    shutil.copytree(run, answers / "judged" / "j")
+    config = yaml.safe_load((answers / "config.yaml").read_text())
+    config |= {"rl": {"rollouts": {"engine": "planted:make"}}}
+    (answers / "config.yaml").write_text(yaml.safe_dump(config))
+    (answers / "planted.py").write_text("open('ran', 'w')")
+    models.does["j"] = verdict(0)
+    with contextlib.chdir(answers):
+        result = bench("--judge-only", ".", *judging)
+    assert result.exit_code == 0, result.output
+    entry = json.loads((tmp_path / "answers-judged/j/summary.json").read_text())["models"]["m"]
+    assert entry["multi_turn"]["mine"]["safe"]["value"] == 0
+    assert not (answers / "ran").exists() and models.asked == {"m": 6, "j": 12}
 
 
 @pytest.mark.slow

@@ -389,3 +389,23 @@ def test_a_change_beyond_the_rows_with_a_hash_is_noticed_without_its_line(
     path = scripts(tmp_path / "own.jsonl", "a", "b", "c")
     found = differing("seeds", {"seeds": {"scripts": str(path)}}, lambda: edited(path, EDITS[2][0], ""))
     assert found.differing == [Difference(str(path), "changed")]
+
+
+def test_a_module_in_a_package_is_an_input_and_nothing_of_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "package_of_inputs"
+    (package / "deeper").mkdir(parents=True)
+    files = [package / "__init__.py", package / "deeper" / "__init__.py", package / "deeper" / "attack.py"]
+    for file in files:
+        file.write_text("open('ran', 'w')\n")
+    for name, expected in (
+        ("deeper.attack", {str(files[2])}),
+        ("deeper", {str(files[1])}),
+        ("no.such", set()),
+    ):
+        adaptive = {"own": [f"package_of_inputs.{name}:attack"]}
+        config = Config.model_validate({"bench": {"suites": ["sandbox"], "adaptive": adaptive}})
+        assert set(take_inputs(STAGES["bench"], config)["files"]) == {str(file) for file in expected}
+    assert not (tmp_path / "ran").exists()

@@ -19,9 +19,13 @@ from safer_steer.dialogue import Dialogue, StopReason, Turn, read_dialogues, to_
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
+from safer_steer.files.manifest import Manifest
 from safer_steer.files.meta import OF_JUDGE, without
 from safer_steer.files.store import file_name, read_rows, write_atomic
 from safer_steer.metrics import state
+
+EXPORTED = "answers"
+"""The stage in the manifest of a folder that `export --answers` wrote."""
 
 
 class KeptAnswers:
@@ -122,6 +126,7 @@ def judging_config(
         intents = run.resolve() / "intents" / "intents.jsonl"
         settings["bench"]["adaptive"] |= {"intents": str(intents), "at_most": None}
     settings["gates"] = {}  # of the run's own judges
+    settings["rl"]["rollouts"] |= {"engine": "transformers", "base_url": []}  # no student answers
     settings["limit"] = None  # it would cut the suites a second time
     set_keys(settings, keys or {}, "bench: --set")
     try:
@@ -157,11 +162,21 @@ def _begins(dialogue: Dialogue, record: Dialogue | None) -> bool:
     return same and len(dialogue.turns) <= len(record.turns)
 
 
+def judged_in(run: Path) -> Path:
+    """The folder of all that judged a run's answers later: `judged` in it. Of exported answers, which
+    somebody else may have made, it is beside them: what lies in theirs may be forged."""
+    if EXPORTED not in Manifest(run).stages:
+        return run / "judged"
+    return run.resolve().with_name(f"{run.resolve().name}-judged")
+
+
 def judged_folder(run: Path, judges: Iterable[str]) -> Path:
-    """Where these judges' results go unless another folder is named: beside the run's own."""
-    return run / "judged" / file_name("+".join(judges))
+    """Where these judges' results go unless another folder is named."""
+    return judged_in(run) / file_name("+".join(judges))
 
 
 def kept_replies(run: Path) -> list[Path]:
-    """The caches of replies of a run, and of the benches that judged its answers."""
-    return [path for path in (run / CACHE, *sorted(run.glob(f"judged/*/{CACHE}"))) if path.is_file()]
+    """The caches of replies of a run, and of the benches that judged its answers; of exported answers, only
+    of these benches."""
+    own = () if EXPORTED in Manifest(run).stages else (run / CACHE,)
+    return [path for path in (*own, *sorted(judged_in(run).glob(f"*/{CACHE}"))) if path.is_file()]

@@ -107,7 +107,8 @@ JudgeOnly = Annotated[
     typer.Option(
         metavar="RUN",
         help="Instead: score the answers kept in this run folder with the judges named here. The results go"
-        " to RUN/judged/JUDGE, or to --out; those of RUN stay, and its verdicts are paid for no second time.",
+        " to RUN/judged/JUDGE, or to --out; those of RUN stay, and its verdicts are paid for no second time."
+        " Of exported answers nothing else counts, and the results go to RUN-judged/JUDGE.",
         rich_help_panel=JUDGE,
     ),
 ]

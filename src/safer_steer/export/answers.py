@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from safer_steer.bench.kept import EXPORTED
 from safer_steer.bench.results import Summary
 from safer_steer.config import Config
 from safer_steer.config.bench import told_by
@@ -23,8 +24,6 @@ from safer_steer.files.manifest import Manifest, verify
 from safer_steer.files.store import whole_folder, write_atomic
 from safer_steer.stages import STAGES
 
-ANSWERS = "answers"
-"""The stage in the folder's manifest."""
 ADDRESS = "http://left-out.invalid/v1"
 """In place of every endpoint's."""
 _README = """# Answers and verdicts of {name}
@@ -66,7 +65,7 @@ def export_answers(run: Path, to: Path) -> list[str]:
         facts = {"name": config.name, "protocol": held["sha256"], "judges": judges}
         write_atomic(part / "README.md", _README.format(**facts))
         contents = ("README.md", "config.yaml", *STAGES["bench"].writes)
-        Manifest(part).record(ANSWERS, contents, (), facts_of(run, config.name, manifest.stages))
+        Manifest(part).record(EXPORTED, contents, (), facts_of(run, config.name, manifest.stages))
     dialogues = sum(path.read_bytes().count(b"\n") for path in to.glob("bench/*/*.jsonl"))
     return [f"{dialogues:,} dialogues of {len([*(to / 'bench').iterdir()])} models; judges: {judges}"]
 

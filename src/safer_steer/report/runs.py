@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from safer_steer.bench.judge_check.file import Corrected, corrected_rates, read_check
+from safer_steer.bench.kept import judged_in
 from safer_steer.bench.results import Answered, Summary, in_order, joined
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_json, read_rows
@@ -69,10 +70,10 @@ def read_given(paths: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
 
 
 def _results_of(run: Path) -> list[Path]:
-    """Where a run's results are. Those of answers that were kept without scores are in `judged/`, one folder
+    """Where a run's results are. Those of answers that were kept without scores are in `judged_in`, a folder
     for each judge; beside them the run itself, if it made more than answers."""
     folders = sorted(
-        path.parent for path in run.glob("judged/*/summary.json") if path.parent.name != "repeats"
+        path.parent for path in judged_in(run).glob("*/summary.json") if path.parent.name != "repeats"
     )
     summary = Summary.read(run / "summary.json")
     if summary.scored or not folders:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -96,10 +97,14 @@ def _module(name: str) -> Path | None:
     """The file of `package.module:Name`; None if it has none that can be found, or is part of this package,
     whose version the manifest has."""
     search_working_folder()
+    first, *within = name.partition(":")[0].split(".")
     try:
-        spec = find_spec(name.partition(":")[0])
+        spec = find_spec(first)
     except (ImportError, ValueError):
         return None
+    for part in within:  # of a whole dotted name, `find_spec` would run the packages around it
+        first = f"{first}.{part}"
+        spec = spec and PathFinder.find_spec(first, spec.submodule_search_locations or [])
     if spec is None or not spec.has_location or spec.origin is None:
         return None
     path = Path(spec.origin)

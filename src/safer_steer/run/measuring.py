@@ -8,7 +8,14 @@ from pathlib import Path
 from safer_steer.bench.judge_check.labels import drawn
 from safer_steer.bench.judge_check.measured import Again, Times, asked_again
 from safer_steer.bench.judge_check.played import Place, Played
-from safer_steer.bench.kept import KeptModel, forget_other_answers, judging_config, kept_models, kept_replies
+from safer_steer.bench.kept import (
+    KeptModel,
+    forget_other_answers,
+    judged_in,
+    judging_config,
+    kept_models,
+    kept_replies,
+)
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue
@@ -63,13 +70,13 @@ def judge_again(
     source: Path, bench: Played, times: Times, sample: int, show: Show, folder: str
 ) -> tuple[dict[Place, Dialogue], dict[str, Again]]:
     """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
-    scores by time. Its replies are kept in `source/judged/<folder>`. Raises as `pipeline.run` does."""
+    scores by time. Its replies are kept in `judged_in(source)/<folder>`. Raises as `pipeline.run` does."""
     settings = config_in(source)
     places = drawn(bench.dialogues, sample, settings.seed)
     dialogues = {place: bench.dialogues[place] for place in places}
     judges = [role.model_dump() for role in settings.models_of("judge").values()]
     config = judging_config(source, judges, {"bench.verdict": settings.bench.verdict})
-    with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
+    with prepared(config, judged_in(source) / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")
         scores = run.wait(asked_again(config, run.judges(), dialogues, times, pictures_of, progress))
