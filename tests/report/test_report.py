@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -552,6 +552,23 @@ def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) 
     data = data_of(run)
     [script] = next(suite for suite in data["suites"] if suite["name"] == "marked_parts")["scripts"]
     assert [data["pictures"]["table"][place][1:] for place in script["images"]] == [[None, None]] * 4
+
+
+@pytest.mark.parametrize("format", ["EPS", "TIFF", "TGA", "ICO", "PCX", "GIF", "BMP"])
+def test_a_picture_of_another_format_is_named_and_no_decoder_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Pillow hands an EPS to Ghostscript, whatever the file is called."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript"))
+    write_run(tmp_path, dialogues=1, models=("base",))
+    suite = tmp_path / "bench/base/marked_parts.jsonl"
+    row = json.loads(suite.read_text())
+    write_jsonl(suite, [row | {"images": [*row["images"], "pictures/a.png"]}])
+    Image.new("RGB", (16, 16), "teal").save(tmp_path / "pictures" / "a.png", format)
+    data = data_of(tmp_path)
+    [script] = next(suite for suite in data["suites"] if suite["name"] == "marked_parts")["scripts"]
+    *good, bad = (data["pictures"]["table"][place][1:] for place in script["images"])
+    assert bad == [None, None] and good and None not in good[0]
 
 
 @pytest.mark.parametrize("stage", ["assemble", "sft"])

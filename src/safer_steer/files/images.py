@@ -50,8 +50,8 @@ _KEPT = 512
 memory does not grow with the number of seeds."""
 
 
-UNREADABLE = "unreadable picture"
-"""Reason of a `PictureError`: another format, or damaged."""
+UNREADABLE, TOO_LARGE = "unreadable picture", "picture too large"
+"""Reasons of a `PictureError`. Unreadable: another format, or damaged."""
 
 
 class PictureError(UserError):
@@ -162,7 +162,7 @@ def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED
     there."""
     width, height = check_header(BytesIO(data), called)
     digest = hashlib.sha256(data).hexdigest()
-    with _opened(BytesIO(data), called) as picture:
+    with open_picture(BytesIO(data), called) as picture:
         deep = scaling.is_deep(picture)
         scaling.decode(picture, max_pixels)
         mime = _MIME[picture.format or ""]
@@ -189,7 +189,7 @@ def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None)
     """Decode a picture, as small as its format allows, to check that it is whole, and try whether the student
     takes it. Returns its MIME type. Raises `PictureError` as `picture_from` does."""
     width, height = check_header(BytesIO(data), called)
-    with _opened(BytesIO(data), called) as picture:
+    with open_picture(BytesIO(data), called) as picture:
         scaling.decode(picture, 1)
         mime = _MIME[picture.format or ""]
         size = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
@@ -199,27 +199,27 @@ def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None)
 
 
 def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
-    """Check format and size without decoding. Returns width and height in pixels. Raises `PictureError` if it
-    is not a PNG, JPEG or WebP, or has more than `MOST_PIXELS` pixels."""
-    too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
-    try:
-        with _opened(file, called) as header:
-            width, height = header.size
-    except Image.DecompressionBombError:
-        raise PictureError(f"{called}: {too_large}", "picture too large") from None
-    if width * height > MOST_PIXELS:
-        raise PictureError(f"{called}: {width} x {height} is {too_large}", "picture too large")
-    return width, height
+    """Check format and size without decoding. Returns width and height in pixels. Raises `PictureError` as
+    `open_picture` does."""
+    with open_picture(file, called) as header:
+        return header.size
 
 
 @contextmanager
-def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
-    """The picture, not yet decoded. Raises `PictureError` for damage found now or while it is open."""
+def open_picture(file: Path | BytesIO, called: str = EMBEDDED) -> Iterator[Image.Image]:
+    """The picture, not yet decoded. Raises `PictureError` if it is not a PNG, JPEG or WebP, has more than
+    `MOST_PIXELS` pixels, or is damaged, be that noticed now or while it is open."""
+    too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is `MOST_PIXELS`
             with Image.open(file, formats=_FORMATS) as picture:
+                width, height = picture.size
+                if width * height > MOST_PIXELS:
+                    raise PictureError(f"{called}: {width} x {height} is {too_large}", TOO_LARGE)
                 yield picture
+    except Image.DecompressionBombError:
+        raise PictureError(f"{called}: {too_large}", TOO_LARGE) from None
     except _DAMAGE as error:
         reason = shortened(str(error), 120)
         if isinstance(error, UnidentifiedImageError):

@@ -85,23 +85,24 @@ class Pictures:
 
 def _urls(folder: Path, relative: str) -> tuple[str | None, str | None]:
     """Thumbnail and larger picture; None for what is no picture of the run."""
-    from PIL import Image
+    from safer_steer.files.images import open_picture
 
     try:
-        raw = inside(folder, relative).read_bytes()
-        with Image.open(io.BytesIO(raw)) as picture:
+        path = inside(folder, relative)
+        with open_picture(path, relative) as picture:
             picture.load()
+            raw = path.read_bytes()
             return (
                 _url(raw, picture, THUMBNAIL, THUMBNAIL_BYTES),
                 _url(raw, picture, MAX_SIDE, MAX_BYTES),
             )
-    except (OSError, ValueError, SyntaxError, UserError, Image.DecompressionBombError):
+    except UserError:
         return None, None
 
 
 def _url(raw: bytes, picture: Any, side: int, most: int) -> str:
     kind = (picture.format or "").lower()
-    if kind not in ("png", "jpeg", "webp", "gif") or len(raw) > most or max(picture.size) > side:
+    if kind not in ("png", "jpeg", "webp") or len(raw) > most or max(picture.size) > side:
         small = picture.convert("RGB")
         small.thumbnail((side, side))
         buffer = io.BytesIO()
