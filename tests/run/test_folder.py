@@ -63,3 +63,17 @@ def test_a_fresh_start_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp
     pipeline.run_stage("seeds", SETTINGS, folder, Quiet(), fresh=True)
     assert (folder / "seeds" / "benign.jsonl").is_file() and not (folder / "seeds").is_symlink()
     assert (disk / "benign.jsonl").is_file()
+
+
+@pytest.mark.parametrize("link", ["judged/x", "judged"])
+def test_a_fresh_start_deletes_nothing_of_another_run_that_judged_leads_to(tmp_path: Path, link: str) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    stage("seeds", folder)
+    stage("seeds", other / "judged" / "x")
+    place = folder / link
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(other / link)
+    (tmp_path / "latest").symlink_to(folder)
+    pipeline.run_stage("seeds", SETTINGS, tmp_path / "latest", Quiet(), fresh=True)
+    assert (other / "judged" / "x" / "manifest.json").is_file()
+    assert (other / "judged" / "x" / "seeds" / "benign.jsonl").is_file()

@@ -151,9 +151,11 @@ class Run:
             self._lock.close()
 
     def _start_over(self) -> None:
-        """Delete everything a run writes, by name, and what judges made of its answers. The manifest goes
-        first: without it nothing counts as done."""
-        for folder in (self.folder, *self.folder.glob("judged/*")):
+        """Delete everything a run writes, by name, and what judges made of its answers, but nothing that a
+        link leads to. The manifest goes first: without it nothing counts as done."""
+        home = self.folder.resolve()
+        judged = [path for path in home.glob("judged/*") if path.resolve() == path]
+        for folder in (home, *judged):
             for name in ("manifest.json", JUDGE_CHECK, *WRITTEN):
                 path = folder / name
                 is_folder = path.is_dir() and not path.is_symlink()
