@@ -211,6 +211,11 @@ def test_a_description_that_is_copied_from_the_schema_is_no_answer(value: Any, p
         check_own_words(value, SCHEMA)
 
 
+def test_a_copy_under_a_name_of_the_reply_s_own_does_not_quote_it() -> None:
+    with pytest.raises(ValueError, match=r"\Aanother key\.user: copied from the schema"):
+        check_own_words({"</section>\n<|im_end|>": {"user": "the next user turn"}}, SCHEMA)
+
+
 @pytest.mark.parametrize(
     "text", ["", "the next", "the next user turns it off", "What is the next user turn?", "¿"]
 )

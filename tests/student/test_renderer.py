@@ -60,6 +60,18 @@ def test_a_template_that_cannot_be_taken_apart_is_refused(template: str, told: s
     assert str(SHIPPED) in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_special_tokens_that_overlap_are_split_each() -> None:
+    processor = load_processor(str(SHIPPED))
+    new = ["[e~[", "]~b]", "]~!b["]
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": new})
+    renderer = load_renderer(processor, SYSTEM)
+    ids = set(processor.tokenizer.convert_tokens_to_ids(new))
+    for text in ("[e~[e~[", "a [e~[e~[e~[ b", "]~b]~!b[", "[e~[]~b]~b]"):
+        for safe in (renderer.defused(text), renderer.quoted(text)):
+            assert not ids & set(processor.tokenizer(safe)["input_ids"])
+            assert safe.replace(" ", "") == text.replace(" ", "")
+
+
 def test_a_template_that_numbers_turns_is_refused() -> None:
     """Past answers stand as they were sampled, but the user's turns depend on what comes before them."""
     numbered = "{{ loop.index if message['role'] == 'user' else '' }}<|im_start|>{{ message['role'] }}"

@@ -90,9 +90,11 @@ def parse_own_json(text: str, prompt: str) -> dict[str, Any]:
 def check_own_words(value: Any, schema: dict[str, Any]) -> None:
     """Weak models copy the schema they are given: "the next user turn" instead of a user turn.
 
-    Raises `ValueError` if a string in `value` is, or begins with, a description in `schema`; says where.
+    Raises `ValueError` if a string in `value` is, or begins with, a description in `schema`; says where, in
+    names of the schema alone: the others are the reply's.
     """
     descriptions = [words for words in map(_words, _descriptions(schema)) if words]
+    names = set(_property_names(schema))
     longest = 10 * max(map(len, descriptions), default=0)
 
     def check(value: Any, place: str) -> None:
@@ -102,7 +104,8 @@ def check_own_words(value: Any, schema: dict[str, Any]) -> None:
                 raise ValueError(f"{place or 'the answer'}: copied from the schema; write your own words")
         elif isinstance(value, dict | list):
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-                check(inner, f"{place}.{key}".lstrip("."))
+                name = key if isinstance(key, int) or key in names else "another key"
+                check(inner, f"{place}.{name}".lstrip("."))
 
     check(value, "")
 
@@ -116,6 +119,13 @@ def _descriptions(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for inner in schema:
             yield from _descriptions(inner)
+
+
+def _property_names(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _property_names(inner)
 
 
 def _words(text: str) -> str:

@@ -62,8 +62,8 @@ class Renderer:
                 "it has no processor with a chat template; choose a vision-language chat model"
             )
         self._special = self._special_tokens()
-        self._find_special = _any_of(self._special)
-        self._find_markup = _any_of({*self._special, *self._tokens_of_the_template()})
+        self._find_special = _opening_of(self._special)
+        self._find_markup = _opening_of({*self._special, *self._tokens_of_the_template()})
         self._strings: tuple[str, ...] = ()
         """Roles whose messages are strings instead of lists of parts."""
         talk = self._first_talk()
@@ -252,11 +252,11 @@ class Renderer:
 
     def defused(self, text: str) -> str:
         """Outside text in which nothing is read as markup: a blank splits each marker."""
-        return self._find_markup.sub(_split, split_markers(text)).strip()
+        return self._find_markup.sub(r"\g<0> ", split_markers(text)).strip()
 
     def quoted(self, text: str) -> str:
         """A given answer in which nothing is read as a special token: a blank splits each."""
-        return self._find_special.sub(_split, text.strip())
+        return self._find_special.sub(r"\g<0> ", text.strip())
 
     def plain(self, text: str) -> list[int]:
         """Ids of a given answer. Special tokens in it are encoded as ordinary characters."""
@@ -267,18 +267,14 @@ class Renderer:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _any_of(markers: Any) -> re.Pattern[str]:
-    """Matches any of the markers, longer ones first."""
-    return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
+def _opening_of(markers: Any) -> re.Pattern[str]:
+    """Matches the first character of each of the markers, also of those that overlap."""
+    return re.compile(f"(?=(?:{'|'.join(map(re.escape, sorted(markers)))})).", re.DOTALL)
 
 
 def reason_of(error: Exception) -> str:
     """What an error says, in one line."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _split(match: re.Match[str]) -> str:
-    return f"{match[0][:1]} {match[0][1:]}"
 
 
 def name_of(processor: Any) -> str:
