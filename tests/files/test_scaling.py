@@ -76,6 +76,29 @@ def test_it_stands_upright_for_everybody(orientation: int, size: tuple[int, int]
 
 
 @pytest.mark.parametrize(
+    ("type", "value"),
+    [(2, b"6\0\0\0"), (7, b"\0\6\0\0"), (3, b"\0\x63\0\0"), (11, struct.pack(">f", 6))],
+    ids=["ASCII", "UNDEFINED", "99", "FLOAT"],
+)
+def test_an_orientation_that_is_none_turns_nothing_and_goes(type: int, value: bytes) -> None:
+    entry = struct.pack(">HHHI", 1, 0x0112, type, 1 if type in (3, 11) else 2) + value
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08" + entry + bytes(4)
+    file = BytesIO()
+    opened(photograph((400, 300))).save(file, "JPEG", exif=exif)
+    picture = picture_from(file.getvalue(), "a.jpg", MOST)
+    assert opened(picture.data).size == (400, 300) and opened(picture.data).getexif().get(0x0112) is None
+    sizes: list[tuple[int, int]] = []
+
+    class Trial:
+        max_pixels = MOST
+
+        def __call__(self, size: tuple[int, int], called: str) -> None:
+            sizes.append(size)
+
+    assert check_whole(file.getvalue(), trial=Trial()) == "image/jpeg" and sizes == [(400, 300)]
+
+
+@pytest.mark.parametrize(
     ("format", "mode"),
     [
         *(("JPEG", mode) for mode in ("L", "CMYK")),

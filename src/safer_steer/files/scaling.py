@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 from math import isqrt
+from typing import Any
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -122,9 +123,12 @@ def _in_plain_mode(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """The EXIF orientation. None if there are no EXIF data or they are broken; the picture may still be
-    fine."""
+    """The EXIF orientation, 1-8; 0 if it is none of them, which readers take differently: some heed its
+    first byte. None if there are no EXIF data or they are broken; the picture may still be fine."""
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation)
+        orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return None
+    if orientation is None or (isinstance(orientation, int) and 1 <= orientation <= 8):
+        return orientation
+    return 0
