@@ -22,6 +22,7 @@ from safer_steer.config import Config
 from safer_steer.errors import UserError
 from safer_steer.export.answers import export_answers
 from safer_steer.export.write import export
+from safer_steer.files.store import write_atomic
 from served_bench import Models, bench, line, verdict
 
 JUDGES = ("--judge-model", "j", "--judge-model", "k")
@@ -156,6 +157,11 @@ def test_an_export_of_answers_does_not_tell_of_settings_that_nobody_used(
         export_answers(tmp_path / "m", tmp_path / "answers")
     assert not (tmp_path / "answers").exists()
     config.write_text(whole)
+    own = tmp_path / "answers.part" / "thesis.txt"
+    write_atomic(own, "mine")
+    with pytest.raises(UserError, match=r"answers\.part: has other files \(thesis\.txt\)"):
+        export_answers(tmp_path / "m", tmp_path / "answers")
+    own.unlink()
     export_answers(tmp_path / "m", tmp_path / "answers")
 
 

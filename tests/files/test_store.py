@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from safer_steer.errors import UserError
-from safer_steer.files.store import Journal, content_id, inside, write_atomic
+from safer_steer.files.store import Journal, content_id, inside, whole_folder, write_atomic
 
 
 def test_a_journal_remembers(tmp_path: Path) -> None:
@@ -173,6 +174,49 @@ def test_a_write_goes_through_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "victim"]
     assert not (tmp_path / "report.html").is_symlink()
+
+
+def as_a_folder(part: Path) -> None:
+    part.mkdir()
+    (part / "thesis.txt").touch()
+
+
+def as_a_link(part: Path) -> None:
+    as_a_folder(part.parent / "mine")
+    part.symlink_to("mine")
+
+
+@pytest.mark.parametrize("make", [as_a_folder, as_a_link, Path.touch])
+def test_a_folder_is_not_written_over_another_that_stands_in_its_way(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "x.part")
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.raises(UserError, match=r"x\.part: has other files \(.*; move it away$"),
+        whole_folder(tmp_path / "x"),
+    ):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+HALF = """
+import os, sys
+from pathlib import Path
+from safer_steer.files.store import whole_folder
+with whole_folder(Path(sys.argv[1])) as part:
+    (part / "half.txt").touch()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_folder_that_a_killed_process_left_half_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    killed = subprocess.run([sys.executable, "-c", HALF, str(path)])
+    assert killed.returncode == -signal.SIGKILL and [*tmp_path.glob("x.part/*/half.txt")]
+    with whole_folder(path) as part:
+        (part / "whole.txt").touch()
+    assert [*tmp_path.rglob("*.*")] == [path / "whole.txt"]
 
 
 def test_inside_gives_paths_of_the_folder(tmp_path: Path) -> None:

@@ -53,8 +53,6 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
         raise UserError(f"{to}: exists and is not an empty folder; give a new folder with --model")
     files = [path for path in source.iterdir() if path.name not in WRITTEN]
     _refuse_changed(run, stage, files, manifest)
-    part = to.with_name(f"{to.name}.part")
-    _refuse_foreign(part, {path.name for path in files})
     merge = _merged(source, config)
     remainder = merge.remainder if merge else None
     with whole_folder(to) as part:
@@ -109,15 +107,6 @@ def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelNam
             return model
     stages = " or ".join(f"`{TRAINED_BY[model][0]}`" for model in models)
     raise UserError(f"{run}: no trained model in it, {stages} is not finished; run that stage first")
-
-
-def _refuse_foreign(part: Path, copied: set[str]) -> None:
-    if part.exists():
-        names = [path.name for path in part.iterdir()] if part.is_dir() else [part.name]
-        ours = {*copied, *WRITTEN}
-        foreign = sorted(name for name in names if name not in ours and not name.startswith("model"))
-        if foreign:
-            raise UserError(f"{part}: has other files ({foreign[0]}); give another folder with --model")
 
 
 def _config(folder: Path) -> dict[str, Any]:

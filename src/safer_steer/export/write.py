@@ -75,8 +75,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     config = config_in(run)
     parts, missing = _splits(run, config)
     to = to.absolute()
-    for folder in (to, to.with_name(f"{to.name}.part")):
-        _check_ours(folder)
+    _check_ours(to)
     # Other folders may also contain `data` and a README.md.
     if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:
         raise UserError(
@@ -97,10 +96,10 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
 
 
 def _check_ours(folder: Path) -> None:
-    """Check that the folder is missing, empty, or an export, finished or not."""
+    """Check that the folder is missing, or has files of an export alone."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder with --to")
-    ours = {*CONTENTS, "manifest.json", "manifest.json.part"}
+    ours = {*CONTENTS, "manifest.json"}
     foreign = (
         sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.is_dir() else []
     )

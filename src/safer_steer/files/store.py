@@ -97,16 +97,30 @@ def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+_DESK = ".safer-steer"
+"""The folder in `X.part` in which `X` is written; so what a killed process left tells itself from others'."""
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to write into. It is renamed to `path` when the block ends without an error, so that
-    one is complete or absent; what stood there is replaced."""
+    one is complete or absent; what stood there is replaced. Raises `UserError` if something else stands at
+    `path.part`, where it lies until then."""
     part = path.with_name(path.name + ".part")
+    desk = part / _DESK
+    others = [part] if os.path.lexists(part) else []
+    if part.is_dir() and not part.is_symlink():
+        others = [entry for entry in part.iterdir() if entry != desk]
+    if others:
+        raise UserError(
+            f"{part}: has other files ({others[0].name}), and {path.name} is made there; move it away"
+        )
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
+    desk.mkdir(parents=True)
+    yield desk
     shutil.rmtree(path, ignore_errors=True)
-    part.rename(path)
+    desk.rename(path)
+    part.rmdir()
 
 
 class PathError(UserError):
