@@ -250,7 +250,31 @@ def test_an_adapter_is_not_trained_on_merged_weights(run, tmp_path):
 def test_an_adapter_of_another_model_is_one_line(run, tmp_path):
     shutil.copytree(run.folder / "sft" / "model", tmp_path / "model")
     path = tmp_path / "model" / "adapter_config.json"
-    path.write_text(path.read_text().replace('"r": 4', '"r": 3'))
-    with pytest.raises(UserError, match=r"^student .*model: not an adapter of .*student") as error:
-        load_student(run.config.student, tmp_path / "model")
-    assert "\n" not in str(error.value)
+    settings = json.loads(path.read_text())
+    for nonsense in ({"r": 3}, {"r": "8"}, {"target_modules": "("}):
+        path.write_text(json.dumps(settings | nonsense))
+        with pytest.raises(UserError, match=r"^student .*model: not an adapter of .*student") as error:
+            load_student(run.config.student, tmp_path / "model")
+        assert "\n" not in str(error.value)
+
+
+def test_damaged_weights_and_those_that_may_run_code_are_one_line(run, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run.folder / "sft" / "model", model)
+    weights, settings = model / "adapter_model.safetensors", model / "adapter_config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(UserError, match=r"model: not an adapter of "):
+        load_student(run.config.student, model)
+    weights.rename(model / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+        load_student(run.config.student, model)
+    for damaged in ("{", "[]", "{}", '{"peft_type": "EVIL"}'):
+        settings.write_text(damaged)
+        with pytest.raises(UserError, match="not the settings of a LoRA adapter"):
+            load_student(run.config.student, model)
+    shutil.copytree(SHIPPED, tmp_path / "cut")
+    cut = tmp_path / "cut" / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"^student .*cut: cannot be loaded"):
+        load_student(run.config.student.model_copy(update={"model": str(tmp_path / "cut")}))

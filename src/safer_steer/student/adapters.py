@@ -7,6 +7,7 @@ that was trained, wherever it is measured, served or trained further.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +35,30 @@ def base_of(student: Student, saved: str) -> str:
     return student.base if is_adapter(saved) else saved
 
 
+def settings_in(folder: Path) -> dict[str, Any]:
+    """What an adapter's file says of it. Raises `UserError` if it is no LoRA adapter, or its weights are not
+    safetensors: others may run code when they are read."""
+    try:
+        settings = json.loads((folder / CONFIG).read_bytes())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise UserError(f"{folder / CONFIG}: not the settings of a LoRA adapter; give another folder")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: has no {WEIGHTS}; adapters in another format are not read")
+    return settings
+
+
 def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """Put the adapter in `folder` on its base, as a PEFT model. Its weights are in float32, as in training.
     It says from now on that this model is its base, which PEFT looks for whenever it saves.
-    Raises `UserError` if it is not an adapter of this model."""
+    Raises `UserError` as `settings_in` does, and if it is not an adapter of this model."""
     from peft import PeftModel
 
+    settings_in(folder)
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # PEFT checks hardly anything of what may be somebody else's files
         raise UserError(
             f"student {folder}: not an adapter of {model.config.name_or_path}: {shortened(str(error))}"
         ) from None

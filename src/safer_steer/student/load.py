@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
@@ -121,7 +122,7 @@ def load_student(
     weights = base_of(student, where)
     try:
         model = AutoModelForImageTextToText.from_pretrained(weights, dtype=number_type, use_safetensors=True)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise cannot_load(weights, error) from None
     if path and is_adapter(path):
         model = with_adapter(model, path, trainable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from safer_steer.bench.adaptive.attacker import Move, Seen
 from safer_steer.config import SHIPPED, Config
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.files.images import Picture
-from safer_steer.student.adapters import CONFIG, is_adapter
+from safer_steer.student.adapters import CONFIG, is_adapter, settings_in
 from safer_steer.training.cotrain.exchange import NOTHING, SYSTEM, goal_of
 
 KEY = "bench.adaptive.trained"
@@ -27,10 +26,7 @@ def folder_of(path: str) -> Path:
 
 def base_of(folder: Path) -> str:
     """The model that an adapter was trained on, as the adapter says. Raises `UserError` if it does not."""
-    try:
-        base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, LookupError, TypeError):
-        base = None
+    base = settings_in(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(f"{KEY}: {folder / CONFIG} does not say base_model_name_or_path, the adapter's model")
     return str(SHIPPED) if base == "sandbox" else base
