@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 from itertools import product
 from pathlib import Path
@@ -11,9 +12,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from photographs import bomb
+from safer_steer.bench.suites import read_suites
 from safer_steer.errors import UserError
 from safer_steer.files import images, scaling
-from safer_steer.files.images import check_whole, load_picture, picture_from
+from safer_steer.files.images import PictureError, check_whole, load_picture, picture_from
 from safer_steer.student.assistant import open_images
 
 
@@ -117,6 +119,24 @@ def test_a_decompression_bomb_is_told_from_the_header(
             load_picture(tmp_path, "big.png", max_pixels)
     with pytest.raises(UserError, match=r"the embedded picture: .*larger than 175,000,000 pixels"):
         check_whole(bomb(side))
+
+
+def test_a_file_far_larger_than_any_picture_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file claims 6 GB and takes 4 kB of the disk."""
+    path = draw(tmp_path / "a.png")
+    os.truncate(path, 6_000_000_000)
+    assert path.stat().st_blocks * 512 < 100_000
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
+    line = r"a\.png: larger than 525,000,000 bytes, the most that is read; scale it down"
+    with pytest.raises(PictureError, match=line) as caught:
+        load_picture(tmp_path, "a.png", 200)
+    assert caught.value.reason == "picture too large"
+    row = {"id": "a", "kind": "red_team", "images": ["a.png"], "turns": [{"user": "hello"}]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=rf"mine\.jsonl: a: .*{line}"):
+        read_suites([str(tmp_path / "mine.jsonl")])
 
 
 def test_missing_and_outside(tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ def decode_pictures(suites: Sequence[Suite], trial: Trial | None = None) -> None
                 continue
             paths.add(path)
             try:
-                check_whole(inside(suite.folder, image).read_bytes(), str(path), trial)
+                check_header(file := inside(suite.folder, image), str(path))
+                check_whole(file.read_bytes(), str(path), trial)
             except (PictureError, PathError, OSError) as error:
                 unusable.append(f"{suite.folder / suite.name}.jsonl: {seed.id}: {error}")
     refuse(unusable)

@@ -40,6 +40,10 @@ MOST_PIXELS = 175_000_000
 """A picture with more is not a photograph but a decompression bomb: a file of a few kB whose pixels fill the
 memory. This many pixels take 0.7 GB with transparency. Pillow refuses more than 178,956,970."""
 
+LARGEST_FILE = 3 * MOST_PIXELS
+"""Bytes of a picture's file. The largest picture has fewer: its pixels in colours fill this many without any
+compression, and all three formats compress. A file can claim terabytes and take 4 kB of a disk."""
+
 MOST_BYTES = 8, 1_000_000
 """A file with more than so many bytes a pixel and so many besides holds something else than its pixels, which
 every call would send."""
@@ -208,11 +212,15 @@ def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int
 @contextmanager
 def open_picture(file: Path | BytesIO, called: str = EMBEDDED) -> Iterator[Image.Image]:
     """The picture, not yet decoded. Raises `PictureError` if it is not a PNG, JPEG or WebP, has more than
-    `MOST_PIXELS` pixels, or is damaged, be that noticed now or while it is open."""
+    `MOST_PIXELS` pixels or as a file more than `LARGEST_FILE` bytes, or is damaged, be that noticed now or
+    while it is open."""
     too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is `MOST_PIXELS`
+            if isinstance(file, Path) and file.stat().st_size > LARGEST_FILE:
+                line = f"{called}: larger than {LARGEST_FILE:,} bytes, the most that is read; scale it down"
+                raise PictureError(line, TOO_LARGE)
             with Image.open(file, formats=_FORMATS) as picture:
                 width, height = picture.size
                 if width * height > MOST_PIXELS:
