@@ -1,23 +1,26 @@
 """How well two raters agree, turn by turn: kappa, alpha, confusion, bias. Pure functions.
 
-Intervals (95 %) come from resampling dialogues with replacement, since the turns of one belong together.
+Intervals (95 %) are over dialogues, since the turns of one belong together: kappa's from resampling them with
+replacement, bias's Student's t.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from safer_steer.intervals import percentiles
+from safer_steer.intervals import of_groups, percentiles
 from safer_steer.metrics import UNSAFE_BELOW
 
 SCORES = {"harmlessness": (-3, 3), "helpfulness": (0, 3)}
 """The judge's scores that are compared, and their ranges."""
 RESAMPLES = 1000
+ENOUGH = 20
+"""Dialogues from which kappa has an interval. Simulated, that of 20 covers the true kappa in 82 %, that of 5
+in 49 %."""
 
 
 class Pair(NamedTuple):
@@ -95,7 +98,7 @@ def _of_score(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, Any]:
     for (theirs, ours), count in sorted(Counter(zip(second.tolist(), first.tolist(), strict=True)).items()):
         confusion.setdefault(f"{theirs:g}", {})[f"{ours:g}"] = count
     groups = {"all": list(pairs), **_by_length(pairs), **_by_turn(pairs)}
-    bias = {name: _bias(group, score, seed) for name, group in groups.items() if group}
+    bias = {name: _bias(group, score) for name, group in groups.items() if group}
     return {
         "exact": float(100 * (apart == 0).mean()),
         "within_one": float(100 * (apart <= 1).mean()),
@@ -138,14 +141,16 @@ def _resampled(pairs: Sequence[Pair], score: str, seed: int) -> np.ndarray:
     return totals[1:] / totals[0]
 
 
-def _bias(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, float]:
-    a, b, *_ = _resampled(pairs, score, seed)
-    low, high = percentiles(a - b)
-    value = fmean(pair.first[score] - pair.second[score] for pair in pairs)
-    return {"n": len(pairs), "value": value, "low": low, "high": high}
+def _bias(pairs: Sequence[Pair], score: str) -> dict[str, float | None]:
+    by_dialogue: dict[str, list[float]] = defaultdict(list)
+    for pair in pairs:
+        by_dialogue[pair.dialogue].append(pair.first[score] - pair.second[score])
+    return {"n": len(pairs), **of_groups(list(by_dialogue.values()))}
 
 
 def _of_kappa(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, float | None]:
+    if len({pair.dialogue for pair in pairs}) < ENOUGH:
+        return {"low": None, "high": None}
     a, b, squared_a, squared_b, apart = _resampled(pairs, score, seed)
     expected = squared_a - a**2 + squared_b - b**2 + (a - b) ** 2
     defined = expected > 1e-12

@@ -70,6 +70,16 @@ def test_who_saw_a_failure_by_turn() -> None:
     assert found["helpfulness"]["kappa"] == {"value": None, "low": None, "high": None}
 
 
+def test_few_dialogues_give_kappa_no_interval_and_bias_a_wide_one() -> None:
+    rows = [(f"d{place % 19}", place, 9, 3, 3 - place % 2) for place in range(57)]
+    harmless = compared(pairs_of(rows))["harmlessness"]
+    assert harmless["kappa"]["value"] is not None and harmless["kappa"]["low"] is None
+    assert compared(pairs_of([*rows, ("d19", 1, 9, 3, 3)]))["harmlessness"]["kappa"]["low"] is not None
+    assert compared(pairs_of(rows[:1]))["harmlessness"]["bias"]["low"] is None, "one dialogue"
+    bias = compared(pairs_of([("a", 1, 9, 3, 3), ("b", 1, 9, 3, 2)]))["harmlessness"]["bias"]
+    assert bias["low"] < 0 < bias["high"] - 1, "two dialogues, and Student's t with one degree of freedom"
+
+
 def test_a_judge_that_likes_long_answers_is_seen() -> None:
     random = np.random.default_rng(0)
     rows = []
