@@ -131,6 +131,7 @@ ERRORS = {
     "an object": ('{"error": {"message": "model is loading"}}', "HTTP 200: model is loading"),
     "a string": ('{"error": "model is loading"}', "HTTP 200: model is loading"),
     "with a status": ('{"error": {"message": "no money", "code": 402}}', "HTTP 402: no money"),
+    "with a number that is none": (f'{{"error": {{"code": "0500{"0" * 5000}"}}}}', "HTTP 200: "),
 }
 
 

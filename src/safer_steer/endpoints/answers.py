@@ -19,6 +19,8 @@ from safer_steer.endpoints.transport import ChatReply
 from safer_steer.endpoints.wordings import REJECTED, Meaning, Wording, wording_of
 from safer_steer.errors import shortened
 
+_STATUS = re.compile("[45][0-9][0-9]")
+"""A code that is the HTTP status of an error."""
 _TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 
 
@@ -101,7 +103,7 @@ def complaint(answer: Answer) -> Complaint | None:
     message = str(detail) if detail else page(answer.text)
     code, kind, param = (str(fields.get(name) or "") for name in ("code", "type", "param"))
     status = answer.status
-    if fine and code.isdecimal() and 400 <= int(code[:4]) < 600:
+    if fine and _STATUS.fullmatch(code):
         status = int(code)
     return Complaint(status, message[:10_000], code, kind, param)
 
