@@ -85,5 +85,5 @@ def _cell(text: str) -> str:
 
 
 def _natural(value: str) -> tuple[int, str]:
-    """Sort key: numbers by value, then strings."""
-    return (int(value), "") if value.isdecimal() else (99, value)
+    """Sort key: numbers by value, then strings, very long numbers among them."""
+    return (int(value), "") if value.isdecimal() and len(value) < 10 else (10**9, value)
