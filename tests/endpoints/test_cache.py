@@ -241,6 +241,32 @@ def test_a_full_disk_is_no_reason_to_move_away_what_was_paid_for(tmp_path: Path)
     )
 
 
+async def test_a_disk_that_fills_up_while_replies_arrive_is_one_line_and_what_came_before_is_kept(
+    tmp_path: Path,
+) -> None:
+    """A limit on the number of pages stands for it: SQLite then rolls back by itself."""
+    cache, reply = Cache(tmp_path / "c"), ChatReply("long " * 2000, 1, 1)
+    assert await cache.get_or_call("first", "judge", Counter()) == (REPLY, False)
+    pages = cache._db.execute("PRAGMA page_count").fetchone()[0]
+    cache._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+    asking = [cache.get_or_call(f"k{n}", "judge", Counter(reply)) for n in range(8)]
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    errors = {str(one) for one in outcomes if isinstance(one, UserError)}
+    assert errors == {
+        f"{tmp_path}/c: database or disk is full; mend that and keep the file: it holds what was paid for"
+    }
+    stored = [n for n, one in enumerate(outcomes) if one == (reply, False)]
+    lost = [n for n, one in enumerate(outcomes) if isinstance(one, UserError)]
+    assert lost and len(stored) + len(lost) == 8
+    await cache.settle(1)
+    assert not cache.in_flight
+    cache.close()
+    with closing(Cache(tmp_path / "c")) as mended:
+        assert mended.get("first") == REPLY
+        assert mended.money() == 0.25 * (1 + len(stored))
+        assert await mended.get_or_call(f"k{lost[0]}", "judge", Counter(reply)) == (reply, False)
+
+
 ENDED = ChatReply("all of it", prompt_tokens=3, completion_tokens=15)
 CUT = ChatReply("all o", prompt_tokens=3, completion_tokens=10, finish="length")
 

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,31 @@ _FIND = (
 _FIND_VALID = _FIND.replace(" ORDER", " AND key NOT IN (SELECT key FROM unparsable) ORDER")
 
 
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Raises `UserError` for an error of SQLite; says what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # a full disk, a folder that cannot be written to
+        raise UserError(f"{path}: {error}; mend that and keep the file: it holds what was paid for") from None
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
+
+
 class Cache:
     """One SQLite file with replies, keyed by a hash of everything that determines them, and each role's
     spending.
 
     A reply and its price are committed in one transaction before `get_or_call` returns it. In WAL mode a
     commit survives a kill of the process; a power failure may lose the last few. Several processes of one
-    launch may use the file at once (`shared`)."""
+    launch may use the file at once (`shared`). Every method raises `UserError` if the disk is full, or fails
+    otherwise."""
 
     def __init__(self, path: Path, shared: bool = False) -> None:
         """Raises `UserError` if the file cannot be opened, or is not an SQLite file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        self.path = path
+        with _in_one_line(path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -60,12 +73,6 @@ class Cache:
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS unparsable (key TEXT PRIMARY KEY)")
             self._db.execute("CREATE TABLE IF NOT EXISTS asking (key TEXT PRIMARY KEY)")
-        except sqlite3.OperationalError as error:  # a full disk, a folder that cannot be written to
-            raise UserError(
-                f"{path}: {error}; mend that and keep the file: it holds what was paid for"
-            ) from None
-        except sqlite3.Error as error:
-            raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
         self.shared = shared
         self._others: list[sqlite3.Connection] = []
         self._in_flight: dict[str, asyncio.Task[tuple[ChatReply, bool]]] = {}
@@ -90,7 +97,7 @@ class Cache:
         """The committed reply, if there is one: cut off at this token limit, or ended by itself within it. 0
         is no limit."""
         values = {"key": key, "limit": limit}
-        row = self._db.execute(_FIND, values).fetchone()
+        row = self._run(_FIND, values).fetchone()
         for other in self._others if row is None else ():
             row = row or other.execute(_FIND_VALID, values).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
@@ -137,7 +144,7 @@ class Cache:
         try:
             reply, money = await call()
         except BaseException:
-            self._db.execute("DELETE FROM asking WHERE key = ?", (request,))
+            self._run("DELETE FROM asking WHERE key = ?", (request,))
             raise
         row = (
             _place(key, limit, reply),
@@ -149,9 +156,9 @@ class Cache:
         )
         with self._transaction():
             # A reply in its place is too long for this limit.
-            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._run("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
             self.charge(role, Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money))
-            self._db.execute("DELETE FROM asking WHERE key = ?", (request,))
+            self._run("DELETE FROM asking WHERE key = ?", (request,))
         return reply, False
 
     async def _theirs(self, key: str, limit: int) -> ChatReply | None:
@@ -162,17 +169,17 @@ class Cache:
                 reply = self.get(key, limit)
                 if reply is not None:
                     return reply
-                if self._db.execute("INSERT OR IGNORE INTO asking VALUES (?)", (f"{key} {limit}",)).rowcount:
+                if self._run("INSERT OR IGNORE INTO asking VALUES (?)", (f"{key} {limit}",)).rowcount:
                     return None
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def forget_asking(self) -> None:
         """No other process has a request under way: those that did were killed."""
-        self._db.execute("DELETE FROM asking")
+        self._run("DELETE FROM asking")
 
     def charge(self, role: str, account: Account) -> None:
         """Add an account's calls, tokens and money to what a role has spent."""
-        self._db.execute(
+        self._run(
             "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE"
             " SET calls = calls + excluded.calls,"
             " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
@@ -181,22 +188,25 @@ class Cache:
             (role, account.calls, account.prompt_tokens, account.completion_tokens, account.money),
         )
 
+    def _run(self, statement: str, values: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
+        with _in_one_line(self.path):
+            return self._db.execute(statement, values)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         try:
             yield
-            self._db.execute("COMMIT")
+            self._run("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite has rolled back itself where the disk is full
+                self._run("ROLLBACK")
             raise
 
     def spent(self) -> list[tuple[str, int, int, int, float]]:
         """(role, calls, prompt tokens, completion tokens, money), summed over every process that used this
         file, at the prices set when the calls were made."""
-        return self._db.execute(
-            "SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent"
-        ).fetchall()
+        return self._run("SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent").fetchall()
 
     def money(self) -> float:
         """Money spent by all roles, in every process."""
@@ -217,16 +227,16 @@ class Cache:
         """Mark the replies to these requests (key and token limit) as no valid answers. They stay in the
         cache, so a run that resumes after a kill ends the same way."""
         for key, limit in requests:
-            row = self._db.execute(_FIND, {"key": key, "limit": limit}).fetchone()
+            row = self._run(_FIND, {"key": key, "limit": limit}).fetchone()
             if row:
-                self._db.execute("INSERT OR IGNORE INTO unparsable VALUES (?)", (row[-1],))
+                self._run("INSERT OR IGNORE INTO unparsable VALUES (?)", (row[-1],))
 
     def forget_unparsable(self) -> None:
         """Delete the replies marked by `give_up`, so that those requests are sent and paid for again. Their
         cost stays in `spent`."""
         with self._transaction():
-            self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
-            self._db.execute("DELETE FROM unparsable")
+            self._run("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
+            self._run("DELETE FROM unparsable")
 
     def _landed(self, request: str, task: asyncio.Task[tuple[ChatReply, bool]]) -> None:
         del self._in_flight[request]
