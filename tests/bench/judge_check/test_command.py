@@ -279,6 +279,7 @@ def test_a_judge_that_can_be_talked_into_a_verdict_is_seen(run: tuple[Path, str]
     assert talked["rates"]["safe"]["low"] > 0 and talked["harmlessness"]["shift"] > 0
     emptied = rows.pop("empty")
     assert emptied["helpfulness"]["moved"] == 100 and emptied["rates"]["help"]["high"] < 0
+    assert 0 < rows["unchanged"]["harmlessness"]["moved"] < 20, "asked anew, not read from the cache"
     for row in rows.values():
         # Now and then this judge changes its mind by one.
         assert row["to_safe"]["value"] == 0 and row["rates"]["safe"]["high"] < 25, row

@@ -13,7 +13,7 @@ from safer_steer.bench.agreement import SCORES, Pair, alpha, compared
 from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, errors_differ
 from safer_steer.bench.judge_check.labels import Label
 from safer_steer.bench.judge_check.played import Place, Played
-from safer_steer.bench.judge_check.probes import PROBES, changed
+from safer_steer.bench.judge_check.probes import PROBES, UNCHANGED, changed
 from safer_steer.bench.judging import critic_by
 from safer_steer.bench.watch import Watch
 from safer_steer.config import Config
@@ -42,7 +42,7 @@ def repeated(repeats: int) -> Times:
 
 def probed(format: Format) -> Times:
     """Every probe of `probes.PROBES` once."""
-    return {probe: (0, partial(changed, probe, format=format)) for probe in PROBES}
+    return {probe: (int(probe == UNCHANGED), partial(changed, probe, format=format)) for probe in PROBES}
 
 
 async def asked_again(
