@@ -210,6 +210,13 @@ with whole_folder(Path(sys.argv[1])) as part:
 """
 
 
+def test_a_folder_that_an_error_left_half_is_absent(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "x") as part:
+        (part / "half.txt").touch()
+        raise ZeroDivisionError
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_folder_that_a_killed_process_left_half_is_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "x"
     killed = subprocess.run([sys.executable, "-c", HALF, str(path)])

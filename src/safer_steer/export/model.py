@@ -53,9 +53,9 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
         raise UserError(f"{to}: exists and is not an empty folder; give a new folder with --model")
     files = [path for path in source.iterdir() if path.name not in WRITTEN]
     _refuse_changed(run, stage, files, manifest)
-    merge = _merged(source, config)
-    remainder = merge.remainder if merge else None
     with whole_folder(to) as part:
+        merge = _merged(source, config)
+        remainder = merge.remainder if merge else None
         for path in files:
             if path.name not in (CONFIG, WEIGHTS):
                 shutil.copyfile(path, part / path.name)

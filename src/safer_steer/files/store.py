@@ -104,8 +104,11 @@ _DESK = ".safer-steer"
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to write into. It is renamed to `path` when the block ends without an error, so that
-    one is complete or absent; what stood there is replaced. Raises `UserError` if something else stands at
-    `path.part`, where it lies until then."""
+    one is complete or absent; what stood there is replaced. An error leaves no part behind.
+
+    Raises:
+        UserError: something else stands at `path.part`, where it lies until then.
+    """
     part = path.with_name(path.name + ".part")
     desk = part / _DESK
     others = [part] if os.path.lexists(part) else []
@@ -117,10 +120,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         )
     shutil.rmtree(part, ignore_errors=True)
     desk.mkdir(parents=True)
-    yield desk
-    shutil.rmtree(path, ignore_errors=True)
-    desk.rename(path)
-    part.rmdir()
+    try:
+        yield desk
+        shutil.rmtree(path, ignore_errors=True)
+        desk.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 class PathError(UserError):
