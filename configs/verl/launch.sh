@@ -12,8 +12,8 @@ refused() {
   echo "$1" >&2
   exit 2
 }
-if grep -qx '  algorithm: dpo' "$run/config.yaml"; then
-  refused "$run/config.yaml: rl.algorithm: dpo is not trained on verl; use \`safer-steer rl\`, or set grpo"
+if grep -qxE '  algorithm: (dpo|cotrain)' "$run/config.yaml"; then
+  refused "$run/config.yaml: rl.algorithm: dpo and cotrain are not trained on verl; use \`safer-steer rl\`, or set grpo"
 fi
 if [[ -z ${MODEL:-} ]] && grep -qx '  start_from: base' "$run/config.yaml"; then
   refused "$run/config.yaml: rl.start_from is base, and verl starts from sft/model; name the base student in MODEL=..."

@@ -16,7 +16,7 @@ from safer_steer.export.verl import as_lines, overrides
 
 def launched(folder: Path, model: str = "", **rl: str) -> subprocess.CompletedProcess[str]:
     """Launch a run with these settings of `rl`; in place of verl, its arguments are printed."""
-    config = Config.model_validate({"rl": rl})
+    config = Config.model_validate({"rl": rl, "student": {"lora_rank": 4}})
     (folder / "export" / "verl").mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(config))
     (folder / "export" / "verl" / "overrides.txt").write_text(as_lines(overrides(config)))
@@ -32,9 +32,10 @@ def launched(folder: Path, model: str = "", **rl: str) -> subprocess.CompletedPr
             {"start_from": "base"},
             "rl.start_from is base, and verl starts from sft/model; name the base student",
         ),
-        ({"algorithm": "dpo"}, "rl.algorithm: dpo is not trained on verl"),
+        ({"algorithm": "dpo"}, "rl.algorithm: dpo and cotrain are not trained on verl"),
+        ({"algorithm": "cotrain"}, "rl.algorithm: dpo and cotrain are not trained on verl"),
     ],
-    ids=["base", "dpo"],
+    ids=["base", "dpo", "cotrain"],
 )
 def test_what_verl_would_not_train_is_refused(rl: dict[str, str], line: str, tmp_path: Path) -> None:
     done = launched(tmp_path, **rl)

@@ -32,8 +32,8 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the export; by default `export` in the run folder. Replaces an older export"
-            " there."
+            help="Folder for the export; by default `export` in the run folder, where it replaces an older"
+            " one. With --answers it must be new or empty, and is `answers` by default."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",

@@ -124,8 +124,10 @@ def _descriptions(schema: Any) -> Iterator[str]:
 def _property_names(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
         yield from schema.get("properties", ())
-    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
-        yield from _property_names(inner)
+        schema = [*schema.values()]
+    if isinstance(schema, list):
+        for inner in schema:
+            yield from _property_names(inner)
 
 
 def _words(text: str) -> str:
