@@ -23,7 +23,7 @@ from safer_steer.files.store import write_atomic
 from safer_steer.student.adapters import WEIGHTS
 from safer_steer.training.cotrain.loop import begins_with, cotrain
 from safer_steer.training.cotrain.pool import RULES, SIDES, Block, Pool, blocks, opponent
-from safer_steer.training.cotrain.rollouts import SideRollouts
+from safer_steer.training.cotrain.rollouts import SideRollouts, side_metrics
 from safer_steer.training.patience import LastVerdicts
 
 pytestmark = pytest.mark.slow
@@ -156,6 +156,18 @@ def test_the_archive_is_what_was_faithful_in_earlier_steps_also_after_a_kill(tmp
     assert [*found.archive] == ["how?"]
     found._learn({"groups_equal": [0, 1], "twins_refused": [0, 1]}, [dialogue("and then?", 0.5)])
     assert [*found.archive] == ["how?", "and then?"]
+
+
+def test_only_breaches_that_count_for_the_attacker_are_distinct_ones() -> None:
+    """A turn that is not faithful may leak, and is no hit."""
+
+    def dialogue(user: str, hit: bool) -> Dialogue:
+        meta = {"return": 1.0, "seed": "s", "attack": {"hit": hit, "faithfulness": 1.0, "similarity": 0.0}}
+        turns = [Turn(user=user, scores={"safety": 2.0}), Turn(user="thanks", scores={"safety": 10.0})]
+        return Dialogue(id=user, kind=Kind.RED_TEAM, turns=turns, meta=meta)
+
+    found = side_metrics([dialogue("how?", True), dialogue("blah", False), dialogue("bleh", False)])
+    assert (found["attack_breach"], found["distinct_breaches"]) == (pytest.approx(1 / 3), 1)
 
 
 @pytest.mark.parametrize(
