@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
+from aliases import laughs
 from places import CONFIGS, PACKAGE, ROOT, TIERS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
 from safer_steer.config.file import dump_config, load_config
@@ -27,6 +28,21 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(UserError, match=r"latin\.yaml: cannot be read as text: "):
         load_config(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(),
+        laughs().replace("[", "{<<: [").replace("]", "]}").replace("x", "{k: 1}"),
+        f"name: &a {'x' * 9_999}\nb: [{'*a, ' * 11}]",
+        "roles: &a {judge: *a}",
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path: Path, text: str) -> None:
+    said = r"/config\.yaml: no valid YAML: its aliases stand for too much; write out what they stand for$"
+    with pytest.raises(UserError, match=said):
+        load_config(written(tmp_path, text))
 
 
 def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import EpsImagePlugin, Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from aliases import laughs
 from made_up_run import write_jsonl, write_run
 from safer_steer.bench.results import Summary
 from safer_steer.bench.summary import summarise
@@ -595,7 +596,9 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
     for name, text, said in (
         ("summary.json", "{", r"summary\.json: Invalid JSON"),
         ("config.yaml", "a: [", r"config\.yaml: no valid YAML"),
+        ("config.yaml", laughs(), r"config\.yaml: no valid YAML"),
         ("rl/metrics.jsonl", "oops\n{}\n", r"metrics\.jsonl:1: no JSON object"),
+        ("rl/metrics.jsonl", "{}\n" + "[" * 100_000 + "\n", r"metrics\.jsonl:2: no JSON object"),
         ("bench/sft/unmarked.jsonl", '{"id": "a", "kind": "odd"}\n', r"unmarked\.jsonl: row 1: kind"),
         *(("rl/crossplay.json", text, r"crossplay\.json: damaged; remove") for text in ("[{", '[{"a": 1}]')),
     ):
@@ -606,6 +609,33 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         (tmp_path / name).write_text(before)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"verdicts": 5},
+        {"verdicts": {"j": 5}},
+        {"verdicts": {"j": {"scores": {"a": "x"}}}},
+        {"taken_back": 5},
+        {"taken_back": [{"user": "u", "meta": {"verdicts": 5}}]},
+        {"calls": 10**400},
+    ],
+    ids=lambda facts: json.dumps(facts)[:50],
+)
+@pytest.mark.parametrize("of_turn", [True, False])
+def test_a_fact_of_a_wrong_type_gets_one_line(tmp_path: Path, facts: dict[str, Any], of_turn: bool) -> None:
+    write_run(tmp_path, dialogues=2, models=("base",))
+    path = tmp_path / "bench/base/unmarked.jsonl"
+    first, second = map(json.loads, path.read_text().splitlines())
+    (second["turns"][0] if of_turn else second)["meta"] = facts
+    write_jsonl(path, [first, second])
+    if not of_turn and "taken_back" not in facts:  # a fact of turns, which says nothing of a dialogue
+        write_report(tmp_path)
+        return
+    with pytest.raises(UserError, match=r"unmarked\.jsonl: row 2: meta: .*; move the file away") as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_the_checks_of_training_are_a_table(tmp_path: Path) -> None:

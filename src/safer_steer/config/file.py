@@ -120,7 +120,32 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return {**below, **above, **both}
 
 
-class _EachKeyOnce(yaml.SafeLoader):
+MOST_CHARACTERS = 100_000
+"""So long a file may be with every alias written out."""
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Refuses aliases that make a file too long, or stand in what they name: a short file could take for ever
+    to look through."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self._length, self._length_of = 0, dict[int, int]()
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        before, is_alias = self._length, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if is_alias:
+            self._length += self._length_of.get(id(node), MOST_CHARACTERS)
+            if self._length > MOST_CHARACTERS:
+                raise yaml.YAMLError("its aliases stand for too much; write out what they stand for")
+        else:
+            self._length += 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+            self._length_of[id(node)] = self._length - before
+        return node
+
+
+class _EachKeyOnce(BoundedLoader):
     """Refuses a key that occurs twice in one section, where YAML would drop the first without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ import yaml
 from safer_steer.bench.judge_check.file import Corrected, corrected_rates, read_check
 from safer_steer.bench.kept import judged_in
 from safer_steer.bench.results import Answered, Summary, in_order, joined
+from safer_steer.config.file import BoundedLoader
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_json, read_rows
 from safer_steer.report.played import Bench, read_bench
@@ -130,8 +131,8 @@ def at(tree: Any, *keys: str) -> Any:
 
 def _config(path: Path) -> Row:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError):
+        data = yaml.load(path.read_text(encoding="utf-8"), BoundedLoader) if path.is_file() else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"{path}: no valid YAML; copy the run's config back") from None
     return data if isinstance(data, dict) else {}
 

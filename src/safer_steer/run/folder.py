@@ -16,7 +16,7 @@ import yaml
 from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config.changes import all_stubs, another_run
-from safer_steer.config.file import dump_config
+from safer_steer.config.file import BoundedLoader, dump_config
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.files.manifest import Manifest, config_sha256
@@ -377,6 +377,6 @@ def is_run(folder: Path) -> bool:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError):
+        return yaml.load(path.read_text(encoding="utf-8"), BoundedLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"{path}: no valid YAML; start over with --fresh") from None
