@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -11,11 +14,12 @@ import pytest
 import yaml
 from pydantic import Field, create_model
 
+from aliases import laughs
 from display import Quiet
 from safer_steer.config import Config
 from safer_steer.config.file import dump_config
 from safer_steer.errors import UserError
-from safer_steer.files.manifest import Manifest, config_sha256, verify
+from safer_steer.files.manifest import NO_INPUTS, Manifest, config_sha256, not_compared, verify
 from safer_steer.files.store import canonical, write_atomic
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt, fingerprints, installed
@@ -167,10 +171,27 @@ def test_an_export_is_verified_alike(tmp_path):
 def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match=r"no manifest.json in it; give an export"):
         verify(tmp_path)
-    for text in ("{", "[]", '{"stages": []}', '{"stages": {"sft": {}}}', '{"stages": {"sft": {"files": 1}}}'):
-        (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match="not a valid manifest"):
+    whole: dict[str, object] = {"files": {}, "built_on": {}, "outputs": [], "inputs": NO_INPUTS}
+    for entry in (
+        {},
+        {"files": 1},
+        whole | {"files": {"a": 5}},
+        whole | {"outputs": [5]},
+        whole | {"inputs": 3},
+        whole | {"inputs": NO_INPUTS | {"files": {"a": [1]}}},
+        whole | {"inputs": NO_INPUTS | {"folders": {"/": ["**/*"]}}},  # every file of the machine
+        whole | {"inputs": NO_INPUTS | {"folders": {"/": ["*/../*"]}}},
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": entry}}))
+        with pytest.raises(UserError, match=r"/manifest\.json: not a valid manifest"):
             verify(tmp_path)
+    for text in ("{", "[]", '{"stages": []}', "[" * 100_000):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=r"/manifest\.json: not a valid manifest"):
+            verify(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": whole | {"outputs": ["/"]}}}))
+    with pytest.raises(UserError, match=r"^/: leads out of "):
+        verify(tmp_path)
 
 
 def test_a_run_without_a_finished_stage_is_not_praised(tmp_path):
@@ -178,3 +199,46 @@ def test_a_run_without_a_finished_stage_is_not_praised(tmp_path):
     Manifest(tmp_path).record("report", ("report.html",), (), {})
     with pytest.raises(UserError, match="no stage is finished in it"):
         verify(tmp_path)
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """Ends a test that would never return."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("took too long"))
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("in_time")
+def test_an_input_without_end_is_one_that_is_not_there(run: Path, tmp_path: Path) -> None:
+    """A run from somebody else names what its own machine has, or anything."""
+    os.mkfifo(tmp_path / "pipe")
+    content = json.loads((run / "manifest.json").read_text())
+    endless = ["/dev/zero", str(tmp_path / "pipe"), "/\0"]
+    content["stages"]["bootstrap"]["inputs"]["files"] = {name: [0, 0, 0, "x"] for name in endless}
+    write_atomic(run / "manifest.json", canonical(content))
+    assert verify(run) == []
+    assert not_compared(run) == [
+        "bootstrap: /\0 and 2 more, which it read, cannot be compared: not there any more"
+    ]
+
+
+@pytest.mark.usefixtures("in_time")
+def test_no_link_to_a_folder_is_entered(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.jsonl").touch()
+    for name, to in (("a", "."), ("b", "."), ("c", ".."), ("d.jsonl", tmp_path / "elsewhere.jsonl")):
+        (run / "bootstrap" / name).symlink_to(to)
+    assert verify(run) == ["bootstrap/d.jsonl: added since `bootstrap` finished"]
+
+
+@pytest.mark.usefixtures("in_time")
+def test_a_config_that_cannot_be_read_is_another_one(run: Path) -> None:
+    config = run / "config.yaml"
+    for text in (laughs(), "[" * 9999):
+        config.write_text(text)
+        assert verify(run) == ["config.yaml: another one than `bootstrap` ran with"]
+    config.unlink()
+    config.symlink_to("/dev/zero")
+    assert verify(run) == ["config.yaml: another one than `bootstrap` ran with"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, NamedTuple
 
 from safer_steer.config import Source
@@ -101,7 +102,7 @@ def compare(taken: Taken, whole: bool) -> Compared:
             rows = taken["rows"].get(name)
             row = "" if rows is None else _changed_row(path, rows)
             compared.differing.append(Difference(name, "changed", row))
-        except OSError:
+        except (OSError, ValueError):  # a NUL in a path
             if str(path.parent) in taken["folders"] and path.parent.is_dir():
                 compared.differing.append(Difference(name, "removed"))
             else:
@@ -118,6 +119,8 @@ def _state(path: Path) -> tuple[int, int, int]:
     """Size, and when the content and the entry in its folder changed. The last cannot be set by a program
     that puts the first two back. Raises `OSError` if it is no file that can be read."""
     state = path.stat()
+    if not S_ISREG(state.st_mode):
+        raise FileNotFoundError(path)
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 

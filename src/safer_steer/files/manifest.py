@@ -12,11 +12,13 @@ import platform
 from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, Field
 
 from safer_steer.config.changes import settings_of
+from safer_steer.config.file import BoundedLoader
 from safer_steer.errors import UserError
 from safer_steer.files.inputs import Compared, Difference, Taken, compare
 from safer_steer.files.store import canonical, content_id, inside, sha256_of, write_atomic
@@ -37,6 +39,36 @@ CROSSPLAY = "rl/crossplay"
 NO_INPUTS: Taken = {"files": {}, "rows": {}, "folders": {}}
 
 
+class _File(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Inputs(BaseModel):
+    """`inputs.Taken`."""
+
+    files: dict[str, tuple[int, int, int, str]]
+    rows: dict[str, str]
+    folders: dict[str, list[Annotated[str, Field(pattern=r"^([^*/]|\*[^*/])+\*?$")]]]
+
+
+class _Entry(BaseModel):
+    """What is read of a stage's entry. A folder may come from somebody else."""
+
+    files: dict[str, _File]
+    built_on: dict[str, str]
+    outputs: list[str] = []
+    prompts: dict[str, str] = {}
+    calls: dict[str, dict[str, float]] = {}
+    seconds: float = 0
+    inputs: _Inputs | None = None
+
+
+class _Whole(BaseModel):
+    stages: dict[str, _Entry]
+    overrides: list[dict[str, Any]] = []
+
+
 class Manifest:
     """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it
     was built on.
@@ -54,14 +86,14 @@ class Manifest:
         """Gates that were overridden (`run.gates`): stage, gate, step, and what was measured."""
         if self.path.is_file():
             try:
-                content = json.loads(self.path.read_bytes())
-                self.stages, self.overrides = content["stages"], content.get("overrides", [])
-                for entry in self.stages.values():
-                    entry["files"].items(), entry["built_on"].items()
-            except (ValueError, KeyError, TypeError, AttributeError):
+                text = self.path.read_bytes()
+                content = json.loads(text)
+                _Whole.model_validate_json(text, strict=True)
+            except (ValueError, RecursionError):
                 raise UserError(
                     f"{self.path}: not a valid manifest; move it away to run every stage again"
                 ) from None
+            self.stages, self.overrides = content["stages"], content.get("overrides", [])
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks
@@ -193,7 +225,7 @@ def verify(folder: Path) -> list[str]:
                 differing.append(f"{name}: changed since `{stage}` finished")
         differing += [
             f"{name}: added since `{stage}` finished"
-            for name in _by_path(folder, entry.get("outputs", ()))
+            for name in _by_path(folder, [name for name in entry.get("outputs", ()) if inside(folder, name)])
             if name not in listed and not name.startswith(CROSSPLAY)
         ]
         if entry.get("config", config) != config:
@@ -237,8 +269,8 @@ def config_sha256(path: Path) -> str | None:
     JSON; None if it is missing or no YAML. A continuation may rewrite the file with other values of other
     keys, so they do not count."""
     try:
-        return settings_sha256(yaml.safe_load(path.read_bytes()))
-    except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
+        return settings_sha256(yaml.load(path.read_bytes(), BoundedLoader)) if path.is_file() else None
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError):  # TypeError: of a date
         return None
 
 
@@ -264,9 +296,10 @@ def _by_path(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 
 def _files(path: Path) -> list[Path]:
+    """The files in a folder, without those that a link in it to another folder leads to."""
     if path.is_dir():
-        entries = [entry for entry in path.iterdir() if not entry.name.startswith(TRANSIENT)]
-        return [file for entry in entries for file in _files(entry)]
+        entries = [entry for entry in path.iterdir() if entry.is_file() or not entry.is_symlink()]
+        return [file for entry in entries if not entry.name.startswith(TRANSIENT) for file in _files(entry)]
     return [path] if path.is_file() and not path.name.endswith(".part") else []
 
 
