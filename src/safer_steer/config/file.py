@@ -125,8 +125,7 @@ MOST_CHARACTERS = 100_000
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """Refuses aliases that make a file too long, or stand in what they name: a short file could take for ever
-    to look through."""
+    """Refuses aliases that make a short file endless, so that nothing that looks through it returns."""
 
     def __init__(self, stream: str | bytes) -> None:
         super().__init__(stream)

@@ -45,8 +45,6 @@ class _File(BaseModel):
 
 
 class _Inputs(BaseModel):
-    """`inputs.Taken`."""
-
     files: dict[str, tuple[int, int, int, str]]
     rows: dict[str, str]
     folders: dict[str, list[Annotated[str, Field(pattern=r"^([^*/]|\*[^*/])+\*?$")]]]
@@ -59,14 +57,7 @@ class _Entry(BaseModel):
     built_on: dict[str, str]
     outputs: list[str] = []
     prompts: dict[str, str] = {}
-    calls: dict[str, dict[str, float]] = {}
-    seconds: float = 0
     inputs: _Inputs | None = None
-
-
-class _Whole(BaseModel):
-    stages: dict[str, _Entry]
-    overrides: list[dict[str, Any]] = []
 
 
 class Manifest:
@@ -86,14 +77,14 @@ class Manifest:
         """Gates that were overridden (`run.gates`): stage, gate, step, and what was measured."""
         if self.path.is_file():
             try:
-                text = self.path.read_bytes()
-                content = json.loads(text)
-                _Whole.model_validate_json(text, strict=True)
-            except (ValueError, RecursionError):
+                content = json.loads(self.path.read_bytes())
+                self.stages, self.overrides = content["stages"], content.get("overrides", [])
+                for entry in self.stages.values():
+                    _Entry.model_validate(entry)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise UserError(
                     f"{self.path}: not a valid manifest; move it away to run every stage again"
                 ) from None
-            self.stages, self.overrides = content["stages"], content.get("overrides", [])
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks

@@ -104,11 +104,8 @@ _DESK = ".safer-steer"
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to write into. It is renamed to `path` when the block ends without an error, so that
-    one is complete or absent; what stood there is replaced. An error leaves no part behind.
-
-    Raises:
-        UserError: something else stands at `path.part`, where it lies until then.
-    """
+    one is complete or absent; what stood there is replaced. An error leaves no part behind. Raises
+    `UserError` if something else stands at `path.part`, where it lies until then."""
     part = path.with_name(path.name + ".part")
     desk = part / _DESK
     others = [part] if os.path.lexists(part) else []
