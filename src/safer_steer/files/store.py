@@ -231,7 +231,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for place, line in enumerate(lines, 1):
             try:
                 row = json.loads(line) if line.strip() else {}
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
                 if row:

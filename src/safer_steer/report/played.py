@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safer_steer.bench.adaptive.results import all_turns, breached, state_of
+from safer_steer.bench.adaptive.results import all_turns, breached, state_of, try_of
 from safer_steer.bench.journals import kind_of
 from safer_steer.dialogue import Dialogue, Kind, Turn
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, shortened
+from safer_steer.files.meta import reason_in
 from safer_steer.files.store import read_rows
 from safer_steer.metrics import UNSAFE_BELOW, state
+from safer_steer.report.plots import number
 
 
 class Outcome(NamedTuple):
@@ -120,13 +123,26 @@ def in_words(name: Any) -> str:
 def _dialogues(path: Path) -> Iterator[Played]:
     file = "/".join(path.parts[-3:])
     for place, row in enumerate(read_rows(path), 1):
+        complaint = ""
         try:
             one = Played(Dialogue.model_validate(row, extra="ignore"), file, place)
-            list(all_turns(one.dialogue))  # what was taken back is in meta, and so not validated yet
-            yield one
+            _read_facts(one)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(
-                f"{path}: row {place}: {'.'.join(map(str, first['loc']))}: {first['msg']};"
-                " move the file away and bench again"
-            ) from None
+            complaint = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            complaint = f"meta: a fact of a wrong type ({shortened(str(error), 80)})"
+        if complaint:
+            raise UserError(f"{path}: row {place}: {complaint}; move the file away and bench again")
+        yield one
+
+
+def _read_facts(one: Played) -> None:
+    """Read those facts of `meta` that the report reads. They are not validated, so any error may come of one
+    that is damaged."""
+    Counter(one.dialogue.meta.get("attacker_faults", ()))
+    for _, turn, _ in all_turns(one.dialogue):
+        reason_in(turn.meta)
+        number(turn.meta.get("calls"))
+    if one.adaptive and "intent_id" in one.dialogue.meta:
+        try_of(one.dialogue)
