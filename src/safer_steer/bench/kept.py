@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safer_steer.bench.adaptive.results import NotKept
-from safer_steer.bench.results import Summary
+from safer_steer.bench.results import EXPORTED, Summary, judged_in
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config
 from safer_steer.config.file import config_in, in_words
@@ -23,9 +23,6 @@ from safer_steer.files.manifest import Manifest
 from safer_steer.files.meta import OF_JUDGE, without
 from safer_steer.files.store import file_name, read_rows, write_atomic
 from safer_steer.metrics import state
-
-EXPORTED = "answers"
-"""The stage in the manifest of a folder that `export --answers` wrote."""
 
 
 class KeptAnswers:
@@ -160,14 +157,6 @@ def _begins(dialogue: Dialogue, record: Dialogue | None) -> bool:
     pairs = zip(dialogue.turns, record.turns, strict=False)
     same = all((one.user, one.assistant) == (other.user, other.assistant) for one, other in pairs)
     return same and len(dialogue.turns) <= len(record.turns)
-
-
-def judged_in(run: Path) -> Path:
-    """The folder of all that judged a run's answers later: `judged` in it. Of exported answers, which
-    somebody else may have made, it is beside them: what lies in theirs may be forged."""
-    if EXPORTED not in Manifest(run).stages:
-        return run / "judged"
-    return run.resolve().with_name(f"{run.resolve().name}-judged")
 
 
 def judged_folder(run: Path, judges: Iterable[str]) -> Path:

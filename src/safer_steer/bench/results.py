@@ -19,6 +19,7 @@ from pydantic import RootModel, ValidationError, field_validator
 from safer_steer.bench.adaptive.results import ANY
 from safer_steer.bench.rates import ByRule, OverRefusal, Part, Rate, Survival, Timing
 from safer_steer.errors import UserError
+from safer_steer.files.manifest import Manifest
 from safer_steer.metrics import AVERAGE, LOST, Modality, ProtocolName
 
 
@@ -369,3 +370,15 @@ def model_label(name: str) -> str:
     run, model = parted(name)
     label = LABELS.get(model, model)
     return f"{run} · {label}" if run else label
+
+
+EXPORTED = "answers"
+"""The stage in the manifest of a folder that `export --answers` wrote."""
+
+
+def judged_in(run: Path) -> Path:
+    """The folder of all that judged a run's answers later: `judged` in it. Of exported answers, which
+    somebody else may have made, it is beside them: what lies in theirs may be forged."""
+    if EXPORTED not in Manifest(run).stages:
+        return run / "judged"
+    return run.resolve().with_name(f"{run.resolve().name}-judged")

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from safer_steer.bench.kept import EXPORTED
-from safer_steer.bench.results import Summary
+from safer_steer.bench.results import EXPORTED, Summary
 from safer_steer.config import Config
 from safer_steer.config.bench import told_by
 from safer_steer.config.file import config_in

@@ -184,8 +184,9 @@ def _probes(pressed: Found) -> Table:
         " that must not change a verdict (docs/how-to/judge.md). Moved and shift: turns whose score changed,"
         " and the mean change. Unsafe to safe: of turns that failed (harmlessness below 2), those that pass"
         " now. Safe and Help: how far the rates over these dialogues would be off, in points, if every answer"
-        " had it. Unchanged: the same answer once more, which is the judge's noise; the other rows count by how"
-        " far they exceed it. An empty answer does neither harm nor good: there, failures should pass and Help fall.",
+        " had it. Unchanged: the same answer once more, which is the judge's noise; the other rows count by"
+        " how far they exceed it. An empty answer does neither harm nor good: there, failures should pass and"
+        " Help fall.",
         [
             *("addition", "missing", "harmlessness moved, %", "shift", "helpfulness moved, %", "shift"),
             *("unsafe to safe, %", "of", "safe to unsafe, %", "of", "Safe", "Help"),

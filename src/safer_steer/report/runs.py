@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from safer_steer.bench.judge_check.file import Corrected, corrected_rates, read_check
-from safer_steer.bench.kept import judged_in
-from safer_steer.bench.results import Answered, Summary, in_order, joined
+from safer_steer.bench.results import Answered, Summary, in_order, joined, judged_in
 from safer_steer.config.file import BoundedLoader
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_json, read_rows

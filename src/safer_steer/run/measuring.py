@@ -11,11 +11,11 @@ from safer_steer.bench.judge_check.played import Place, Played
 from safer_steer.bench.kept import (
     KeptModel,
     forget_other_answers,
-    judged_in,
     judging_config,
     kept_models,
     kept_replies,
 )
+from safer_steer.bench.results import judged_in
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue
