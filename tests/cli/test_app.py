@@ -21,6 +21,7 @@ from typer.testing import Result
 
 from display import Quiet, complaint, safer_steer
 from endpoint_server import EndpointServer, says
+from made_up_run import write_run
 from places import CONFIGS
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
@@ -100,6 +101,32 @@ def test_a_run_of_stubs_says_so_to_another_config(tmp_path: Path) -> None:
     assert safer_steer("seeds", config, "--out", tmp_path / "real").exit_code == 0
     said = complaint(safer_steer("bootstrap", config, "--stub", "--out", tmp_path / "real"))
     assert "real: holds a run without --stub; leave --stub out, or choose another folder" in said
+
+
+STEERING = "\x1b]0;PWNED\x07"
+"""What gives a terminal another title."""
+
+
+@pytest.mark.parametrize(
+    "keys", [{"id": STEERING}, {"images": [STEERING]}, {STEERING: 1}], ids=["id", "image", "key"]
+)
+def test_an_error_about_a_row_steers_no_terminal(tmp_path: Path, keys: dict[str, Any]) -> None:
+    result = bench(tmp_path / "out", NOBODY, one_row(tmp_path, **keys))
+    line = complaint(result)
+    assert "mine.jsonl" in line and "?]0;PWNED?" in line and line.isprintable()
+
+
+def test_verify_and_health_steer_no_terminal(tmp_path: Path) -> None:
+    name = f"m{STEERING}"
+    write_run(tmp_path, dialogues=2, models=("base",))
+    (tmp_path / "bench/base").rename(tmp_path / "bench" / name)
+    files = {f"bench/{name}/unmarked.jsonl": {"sha256": "0", "bytes": 1}}
+    entry = {"files": files, "built_on": {}, "prompts": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"bench": entry}}))
+    for command, code in (("verify", 1), ("health", 0)):
+        result = safer_steer(command, tmp_path)
+        assert result.exit_code == code, result.output
+        assert "m?]0;PWNED?" in result.stdout and result.stdout.replace("\n", "").isprintable()
 
 
 # Stages

@@ -86,8 +86,14 @@ def _name_keys(error: Any) -> None:
 
 def _end(line: str, code: ExitCode) -> None:
     if processes.may_speak():
-        typer.echo(" ".join(line.split()), err=True)
+        say(line, err=True)
     raise typer.Exit(code)
+
+
+def say(line: str, err: bool = False) -> None:
+    """Print text that may hold what a data set or a file's name says: on one line, and without what could
+    steer a terminal."""
+    typer.echo(shortened(line, len(line)), err=err)
 
 
 ABOUT = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import app, console
+from safer_steer.cli.app import app, console, say
 from safer_steer.config import ModelName, Source
 from safer_steer.config.file import in_words
 from safer_steer.config.keys import describe
@@ -66,7 +66,7 @@ def export(
 
         to = to or folder / "answers"
         for line in export_answers(folder, to):
-            typer.echo(line)
+            say(line)
         typer.echo(f"export: {to}")
         return
     if model is not None:
@@ -80,9 +80,9 @@ def export(
     to = to or folder / "export"
     tallies, missing = hand_over(folder, to, name)
     for tally in tallies:
-        typer.echo(f"{label(tally)}: {tally.dialogues} dialogues, {len(tally.pictures)} pictures")
+        say(f"{label(tally)}: {tally.dialogues} dialogues, {len(tally.pictures)} pictures")
     for line in missing:
-        typer.echo(line)
+        say(line)
     typer.echo(f"export: {to}")
 
 
@@ -116,7 +116,7 @@ def verify(
         if differing := recounted(folder):
             changes = [f"summary.json: another number follows from the answers and verdicts: {differing}"]
     for line in (*changes, *not_compared(folder)):
-        typer.echo(line)
+        say(line)
     if changes:
         raise typer.Exit(ExitCode.DIFFERENCE)
     typer.echo(f"{folder}: every file matches the manifest")
@@ -218,7 +218,7 @@ def _write_or_show(source: Source, out: Path | None, show: int | None, seed: int
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")
     if left_out:
-        typer.echo(left_out)
+        say(left_out)
 
 
 def _print_look(look: Look, source: Source) -> None:
@@ -227,9 +227,9 @@ def _print_look(look: Look, source: Source) -> None:
     kinds = sorted(look.kinds, reverse=True)
     counts = ", ".join(f"{look.kinds[kind]} {kind}" for kind in kinds)
     twins = f"; {look.pairs} pairs of twins" if look.pairs else ""
-    typer.echo(f"{label(source)}: {look.rows} rows, {look.kinds.total()} scripts ({counts}){twins}")
+    say(f"{label(source)}: {look.rows} rows, {look.kinds.total()} scripts ({counts}){twins}")
     if left_out := left_out_in_words(look.skipped):
-        typer.echo(left_out)
+        say(left_out)
     turns = ", ".join(f"{look.turns[number]} of {number}" for number in sorted(look.turns))
     typer.echo(f"by user turns: {turns}")
     typer.echo(f"pictures: {_sizes(look)}")

@@ -32,9 +32,11 @@ def fitted(
     Beside numbers no word is broken: a table of them that is still too wide is left to the terminal to wrap.
 
     Args:
+        head, rows: what cannot be printed becomes "?", since it could steer the terminal.
         numbers: columns that stand on the right; their cells do not wrap, unless they are lists.
         whole: columns of names to copy, which do not wrap either.
     """
+    head, rows = _printable(head), [*map(_printable, rows)]
     widest = [_widest([row[place] for row in (head, *rows)]) for place in range(len(head))]
     narrow = sum(widest) + 2 * (len(head) - 1) > console.width
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=narrow)
@@ -63,6 +65,10 @@ def print_tables(console: Console, tables: Iterable[Named]) -> None:
         for line in filter(None, (table.note, table.after)):
             console.print(line, markup=False, highlight=False)
         console.print()
+
+
+def _printable(texts: Sequence[str]) -> list[str]:
+    return [re.sub(r"[^\n]", lambda one: one[0] if one[0].isprintable() else "?", text) for text in texts]
 
 
 def _widest(texts: Sequence[str]) -> int:
