@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from safer_steer.config import Config
+from safer_steer.data.assembly.balance import literal
 from safer_steer.data.seeds.identity import bench_selection
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.files.images import Picture
@@ -262,13 +263,8 @@ def label(tally: SplitCounts) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first row is its head."""
-    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(literal, row))} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _cell(text: str) -> str:
-    """A cell's text on one line, without a bar that would end the cell."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _made_by(stages: Mapping[str, dict[str, Any]]) -> list[str]:

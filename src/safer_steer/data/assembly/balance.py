@@ -3,6 +3,7 @@ read."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -11,6 +12,7 @@ from typing import Any
 
 from safer_steer.data.assembly.candidates import Candidate
 from safer_steer.dialogue import Kind
+from safer_steer.errors import shortened
 
 NONE = "–"
 
@@ -45,7 +47,7 @@ def in_words(balance: Mapping[str, Any]) -> str:
     splits: Mapping[str, Any] = balance["splits"]
     lines = ["# Balance of the data sets"]
     if balance["notes"]:
-        lines += ["", *(f"- {note}" for note in balance["notes"])]
+        lines += ["", *(f"- {literal(note)}" for note in balance["notes"])]
     if balance["bench"]:
         lines += ["", f"Red-team scripts of the suites of STEER-Bench: {balance['bench']}."]
     facts = {}
@@ -75,13 +77,26 @@ def _table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]
     head = [title, *columns]
     lines = [""]
     for row in (head, ["---"] * len(head), *([name, *cells] for name, cells in rows.items())):
-        lines.append(f"| {' | '.join(map(_cell, row))} |")
+        lines.append(f"| {' | '.join(map(literal, row))} |")
     return lines
 
 
-def _cell(text: str) -> str:
-    """Escapes a cell. Names come from data sets and must not end a cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|")
+_PLAIN = re.compile(
+    r"""`\w+`|(?!.*(?:://|www\.|\]\s*[(\[:]|\b_|_\b))[\w \-–.,;:/()%+=?'"\[\]|]*""", re.IGNORECASE
+)
+"""Texts that no reader of Markdown takes for more than text: no links, pictures, emphasis or HTML, or one
+word as code."""
+
+
+def literal(text: str) -> str:
+    """Markdown of one line that shows this text, which a data set may have given, also in a cell of a table.
+    What could be markup stands as code, in which nothing is live."""
+    line = shortened(text, len(text))
+    bars = re.sub(r"\\*\|", r"\\|", line)
+    if _PLAIN.fullmatch(line):
+        return bars
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {bars} {fence}"
 
 
 def _natural(value: str) -> tuple[int, str]:
