@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 from math import isqrt
-from typing import Any
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -126,9 +125,7 @@ def _orientation(picture: Image.Image) -> int | None:
     """The EXIF orientation, 1-8; 0 if it is none of them, which readers take differently: some heed its
     first byte. None if there are no EXIF data or they are broken; the picture may still be fine."""
     try:
-        orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return None
-    if orientation is None or (isinstance(orientation, int) and 1 <= orientation <= 8):
-        return orientation
-    return 0
+    return orientation if orientation is None or (type(orientation) is int and 0 < orientation < 9) else 0

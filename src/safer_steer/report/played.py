@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,24 +122,23 @@ def in_words(name: Any) -> str:
 def _dialogues(path: Path) -> Iterator[Played]:
     file = "/".join(path.parts[-3:])
     for place, row in enumerate(read_rows(path), 1):
-        complaint = ""
         try:
             one = Played(Dialogue.model_validate(row, extra="ignore"), file, place)
             _read_facts(one)
+            yield one
+            continue
         except ValidationError as error:
             first = error.errors()[0]
             complaint = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             complaint = f"meta: a fact of a wrong type ({shortened(str(error), 80)})"
-        if complaint:
-            raise UserError(f"{path}: row {place}: {complaint}; move the file away and bench again")
-        yield one
+        raise UserError(f"{path}: row {place}: {complaint}; move the file away and bench again")
 
 
 def _read_facts(one: Played) -> None:
     """Read those facts of `meta` that the report reads. They are not validated, so any error may come of one
     that is damaged."""
-    Counter(one.dialogue.meta.get("attacker_faults", ()))
+    set(one.dialogue.meta.get("attacker_faults", ()))
     for _, turn, _ in all_turns(one.dialogue):
         reason_in(turn.meta)
         number(turn.meta.get("calls"))
