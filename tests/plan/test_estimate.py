@@ -31,7 +31,7 @@ from safer_steer.prompts.base import CHAT, installed
 from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY, TutorInput, TutorMemoryInput
 from safer_steer.run import measuring
 from safer_steer.stages import STAGES
-from safer_steer.stages.forecast import Asked, Pairs, draws, trajectories
+from safer_steer.stages.forecast import CallGroup, Pairs, draws, trajectories
 from safer_steer.training.tutor_memory import TutorMemory
 from seeds_run import write_pairs
 
@@ -274,9 +274,9 @@ def test_a_prompt_has_its_own_length_and_grows_with_the_history() -> None:
     _, material = read_material(settings, assumptions(settings))
     sizes = Sizes(settings, assumptions(settings), material)
     for job in installed():
-        one = sizes.count(Asked("red", job, 1, turns=4), False)
+        one = sizes.count(CallGroup("red", job, 1, turns=4), False)
         assert one.text_tokens > 100 and one.tokens_out > 5, job
-    first, later = (sizes.count(Asked("judge", "judge", 1, earlier), True) for earlier in (0, 3))
+    first, later = (sizes.count(CallGroup("judge", "judge", 1, earlier), True) for earlier in (0, 3))
     exchange = '{\n  "user": "",\n  "assistant": ""\n },\n '
     assert later.text_tokens - first.text_tokens == pytest.approx(3 * (11 + 13 + len(exchange) / 4), abs=2)
 

@@ -37,7 +37,7 @@ from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.dpo import PairCollator, dpo_arguments, prefer
-from safer_steer.training.preferences import Candidate, Played, drawn, pairs_of, play_seeds
+from safer_steer.training.preferences import Candidate, Candidates, drawn, pairs_of, play_seeds
 from safer_steer.training.returns import reward_of
 from safer_steer.training.tutor import TutorCritic
 from safer_steer.workers import PATIENCE
@@ -69,8 +69,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     return home / "run", (home / "calls").read_text().splitlines()
 
 
-def played_in(run: Path) -> list[Played]:
-    return [Played.from_row(row) for row in rows(run / "rl" / "candidates.jsonl")]
+def played_in(run: Path) -> list[Candidates]:
+    return [Candidates.from_row(row) for row in rows(run / "rl" / "candidates.jsonl")]
 
 
 def test_the_best_answer_is_chosen_against_the_worst(straight: tuple[Path, list[str]]) -> None:
@@ -338,10 +338,10 @@ def test_pairs_by_hand() -> None:
         ]
         for answers in rewards
     ]
-    played = Played(dialogue, turns)
+    played = Candidates(dialogue, turns)
     found = [(pair.turn, pair.chosen.text, pair.rejected.text) for pair in pairs_of(played)]
     assert found == [(0, "0", "3"), (2, "3", "1")]
-    assert not played.final and Played.from_row(json.loads(json.dumps(played.to_row()))) == played
+    assert not played.final and Candidates.from_row(json.loads(json.dumps(played.to_row()))) == played
 
 
 def test_as_many_answers_as_grpo_samples() -> None:

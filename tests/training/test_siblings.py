@@ -21,7 +21,7 @@ from safer_steer.files.images import pictures_in
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.training.dpo import prefer
 from safer_steer.training.grpo import reinforce
-from safer_steer.training.preferences import Played
+from safer_steer.training.preferences import Candidates
 from safer_steer.training.trajectory import as_trajectory
 from safer_steer.training.tutor import TutorCritic
 from student_parts import drawn_for_rl, tiny_config, write_seeds
@@ -99,7 +99,7 @@ def test_dpo_asks_once_for_equal_answers_of_a_turn_and_anew_in_each_pass(tmp_pat
     prefer(config, run, tutor(run, SandboxTransport(), cache, ledger))
     cache.close()
     rows = (run / "rl" / "candidates.jsonl").read_text().splitlines()
-    played = sorted((Played.from_row(json.loads(row)) for row in rows), key=lambda one: one.dialogue.id)
+    played = sorted((Candidates.from_row(json.loads(row)) for row in rows), key=lambda one: one.dialogue.id)
     assert [one.dialogue.meta["try"] for one in played] == [0, 0, 1, 1]
     plays = defaultdict(list)
     for one in played:

@@ -85,7 +85,7 @@ class Material:
 
 
 @dataclass
-class Played:
+class BenchDialogues:
     """All that was played, by model."""
 
     scripted: dict[str, Results] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def measure_models(
     material = _bring_in(config, folder, attacker, watch, say)
     _forget(folder, judges, {intent.id for intent in material.intents})
     measuring = _Measuring(config, folder, material, judges, watch, wait)
-    results = Played()
+    results = BenchDialogues()
     each = material.dialogues + material.questions
     if (adaptive := config.bench.adaptive) and not attacker:  # tries that an earlier bench kept
         attackers = (*config.attacker_roles(), *adaptive.trained, *adaptive.own)
@@ -223,7 +223,11 @@ class _Measuring:
             self.critic = critic_by(config, judges, pictures_in(folder, config.student.max_pixels), watch)
 
     def play(
-        self, name: str, assistant: Assistant | KeptModel, results: Played, show: Callable[[int, int], None]
+        self,
+        name: str,
+        assistant: Assistant | KeptModel,
+        results: BenchDialogues,
+        show: Callable[[int, int], None],
     ) -> None:
         """Add a model's dialogues and answers to `results`; `show` is called with those done and failed."""
         material, out = self.material, self.folder / "bench" / name
@@ -247,7 +251,9 @@ class _Measuring:
             )
 
 
-def summary_of(config: Config, material: Material, results: Played, judged: bool, protocol: str) -> Summary:
+def summary_of(
+    config: Config, material: Material, results: BenchDialogues, judged: bool, protocol: str
+) -> Summary:
     """The content of `summary.json`."""
     bench, format, twins = config.bench, config.student.format, material.twins
     summary = summarise(results.scripted, twins, bench.resamples, config.seed, format)

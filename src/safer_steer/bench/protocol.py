@@ -47,7 +47,7 @@ THRESHOLDS = {
 """Of the scores: for the rates of several turns, of one, for survival, and for attackers that adapt."""
 
 
-class Asked(Part):
+class ModelSettings(Part):
     """How a model is asked."""
 
     temperature: float
@@ -56,13 +56,13 @@ class Asked(Part):
     pictures: bool | str
 
 
-class Sampled(Asked):
+class Sampled(ModelSettings):
     """A judge or an attacker."""
 
     model: str
 
 
-class Answers(Asked):
+class Answers(ModelSettings):
     """The models under test. Whether one is asked for the layout is its own: a model trained on it is not."""
 
     format: Format
@@ -70,7 +70,7 @@ class Answers(Asked):
     max_pixels: int
 
 
-SAMPLING = set(Asked.model_fields)
+SAMPLING = set(ModelSettings.model_fields)
 """Settings of a role that its replies depend on."""
 
 

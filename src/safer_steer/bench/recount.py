@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safer_steer.bench.attacks import kept_attacks, kept_intents
 from safer_steer.bench.kept import KeptModel, kept_models
-from safer_steer.bench.measure import Material, Played, Results, summary_of
+from safer_steer.bench.measure import BenchDialogues, Material, Results, summary_of
 from safer_steer.bench.protocol import FILE as PROTOCOL
 from safer_steer.bench.protocol import read as read_protocol
 from safer_steer.bench.questions import answers_of
@@ -30,7 +30,7 @@ def recounted(run: Path) -> str:
     attacked = config.bench.adaptive is not None and bool(there.adaptive)
     intents = kept_intents(run) if attacked else []
     material = Material([*suites.values()], [], intents, [])
-    results, models = Played(), {*kept_models(run)}
+    results, models = BenchDialogues(), {*kept_models(run)}
     for model in (name for name in there.models if name in models):
         folder = run / "bench" / model
         results.scripted[model] = _scripted(there, suites, folder)

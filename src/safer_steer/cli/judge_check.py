@@ -13,7 +13,7 @@ from safer_steer.config.file import config_in
 from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
-    from safer_steer.bench.judge_check.played import Played
+    from safer_steer.bench.judge_check.played import ScoredBench
     from safer_steer.dialogue import Format
 
 
@@ -98,7 +98,7 @@ def judge_check(
 
 
 def _ask_again(
-    run: Path, bench: Played, repeats: int, probes: int, sample: int, format: Format
+    run: Path, bench: ScoredBench, repeats: int, probes: int, sample: int, format: Format
 ) -> dict[str, Any]:
     """What more verdicts of the judge say: of the same answers, and of answers with additions."""
     from safer_steer.bench.judge_check import measured

@@ -2,7 +2,7 @@
 
 Red agent, tutor, attackers and generator are asked so. Rows keep it in three places: `meta.attacker` or
 `meta.next_attacker` of a turn, `meta.attacker_faults` of a dialogue, and the generator's journal, a row for
-each attempt. All are read and written as `Asked`.
+each attempt. All are read and written as `Request`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST, TEMPLATE = "first_attempt", "template"
 
 
 @dataclass
-class Asked:
+class Request:
     """One request to a role that writes user turns or scripts."""
 
     faults: list[str] = field(default_factory=list)
@@ -43,25 +43,25 @@ class Asked:
         return {"faults": self.faults} if approach is None else {"faults": self.faults, "approach": approach}
 
     @classmethod
-    def of_turn(cls, noted: Mapping[str, Any] | None) -> Asked:
+    def of_turn(cls, noted: Mapping[str, Any] | None) -> Request:
         """Read the fact of a turn's meta; None if all went well."""
         faults = list((noted or {}).get("faults", ()))
         approach = (noted or {}).get("approach", FIRST)
         return cls(faults, approach, approach == TEMPLATE, _attempts(faults))
 
     @classmethod
-    def of_dialogue(cls, faults: Sequence[str], gave_up: bool) -> Asked:
+    def of_dialogue(cls, faults: Sequence[str], gave_up: bool) -> Request:
         """Read `meta.attacker_faults`: a last move without a turn."""
         return cls(list(faults), gave_up=gave_up, attempts=_attempts(faults))
 
     @classmethod
-    def without_verdict(cls, fault: Fault) -> Asked | None:
+    def without_verdict(cls, fault: Fault) -> Request | None:
         """A tutor that refused twice, or whose reply stayed unparsable; None for another fault."""
         times = {RefusedError.boundary: ATTEMPTS, UnparsableError.boundary: 1}.get(fault.boundary, 0)
         return cls([fault.boundary] * times, gave_up=True, attempts=times) if times else None
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Mapping[str, Any]], counted: Collection[str]) -> Asked:
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]], counted: Collection[str]) -> Request:
         """Read the rows of all attempts at one job; boundaries that are not `counted` are no faults."""
         failed = [Fault.read(row.get("failed", "")).boundary for row in rows]
         return cls([one for one in failed if one in counted], FIRST, failed[-1] in counted, len(rows))

@@ -19,8 +19,8 @@ from safer_steer.plan.counting import Count, Sizes, role_of
 from safer_steer.plan.material import read_material
 from safer_steer.stages import STAGES
 from safer_steer.stages.forecast import (
-    Asked,
-    Known,
+    CallGroup,
+    ForecastInputs,
     Participant,
     draws,
     scripts,
@@ -100,13 +100,13 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     return result
 
 
-def _captions(config: Config, groups: Sequence[Asked], pictures: int) -> Iterator[Asked]:
+def _captions(config: Config, groups: Sequence[CallGroup], pictures: int) -> Iterator[CallGroup]:
     """One description of each picture, if a role that is asked gets words in its place."""
     if config.captioner and any(role_of(config, one.who).pictures == "caption" for one in groups):
-        yield Asked(config.captioner, "caption", pictures, pictures=pictures)
+        yield CallGroup(config.captioner, "caption", pictures, pictures=pictures)
 
 
-def _notes(config: Config, facts: Known) -> list[str]:
+def _notes(config: Config, facts: ForecastInputs) -> list[str]:
     notes, adaptive = [], config.bench.adaptive
     if config.rl.tutor:
         notes.append(

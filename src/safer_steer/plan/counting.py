@@ -20,7 +20,7 @@ from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import CHAT, Exchange, installed
 from safer_steer.prompts.made_up import VOCABULARY
 from safer_steer.prompts.scripts import Strategy
-from safer_steer.stages.forecast import Asked, Participant
+from safer_steer.stages.forecast import CallGroup, Participant
 from safer_steer.training.tutor_memory import full_table
 
 
@@ -60,7 +60,7 @@ class Sizes:
         self.answer = assumed.answer_of(config.student)
         self.assistant_turn = lay_out(text(self.answer // 2), text(self.answer), config.student.format)
 
-    def count(self, group: Asked, bench: bool) -> Count:
+    def count(self, group: CallGroup, bench: bool) -> Count:
         """Calls that are alike, and what they send and receive. `bench`: the pictures are of its suites."""
         role, model = role_of(self.config, group.who), self.model(group.who)
         first, one, two = (len(self._prompt(group, role, exchanges)) for exchanges in range(3))
@@ -85,7 +85,7 @@ class Sizes:
         """The id of the model in this seat."""
         return self.config.model_id(role_of(self.config, who))
 
-    def _prompt(self, group: Asked, role: Role, exchanges: int) -> str:
+    def _prompt(self, group: CallGroup, role: Role, exchanges: int) -> str:
         """What a call sends after so many exchanges."""
         user, student = text(group.user_tokens or self.assumed.turn_tokens), self.config.student
         if group.job == CHAT:
@@ -97,7 +97,7 @@ class Sizes:
         inputs = prompt.inputs.model_construct(**{name: values.get(name, user) for name in names})
         return "".join(prompt.render(inputs))
 
-    def _inputs(self, group: Asked, user: str, exchanges: int) -> dict[str, Any]:
+    def _inputs(self, group: CallGroup, user: str, exchanges: int) -> dict[str, Any]:
         """What prompts are given, by the names of their inputs. Any other is as long as a user turn, or
         left out if it may be."""
         answer, turns = text(self.answer), round(group.turns)

@@ -25,7 +25,7 @@ from safer_steer.files.images import check_header
 from safer_steer.files.scaling import fitted
 from safer_steer.files.store import inside
 from safer_steer.plan.assumptions import Assumptions
-from safer_steer.stages.forecast import Known, Pairs, Scripts
+from safer_steer.stages.forecast import ForecastInputs, Pairs, Scripts
 
 CHARACTERS = 4
 """Characters per token."""
@@ -58,7 +58,7 @@ class Material:
         return [self.size(path) for path in islice(paths, ENOUGH)]
 
 
-def read_material(config: Config, assumed: Assumptions) -> tuple[Known, Material]:
+def read_material(config: Config, assumed: Assumptions) -> tuple[ForecastInputs, Material]:
     """Read all sources and suites once. Raises `UserError`: a source or a suite is missing or unusable."""
     material, adaptive = Material(config.student.max_pixels), config.bench.adaptive
     own = own_scripts(config) if config.seeds.scripts else []
@@ -68,7 +68,7 @@ def read_material(config: Config, assumed: Assumptions) -> tuple[Known, Material
         pairs = [Pairs("train", safe=sum(safe.values()), risky=len(safe) - sum(safe.values()))]
     else:
         pairs = list(_pairs(config, material))
-    facts = Known(
+    facts = ForecastInputs(
         pairs,
         own={kind: _alike(rows) for kind in Kind if (rows := [seed for seed in own if seed.kind is kind])},
         suites=list(_suites(config, material)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from safer_steer.bench.adaptive.results import ANY, breached_by_any
 from safer_steer.bench.differences import Marks, marks_of
-from safer_steer.bench.journals import Played, kind_of, name_in
+from safer_steer.bench.journals import JournalKind, kind_of, name_in
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS
 from safer_steer.config.changes import first_difference
 from safer_steer.dialogue import Dialogue, Format
@@ -48,8 +48,8 @@ def measured_otherwise(runs: Sequence[ShownRun]) -> Iterator[str]:
                 yield f"{run.name} was not measured as {first.name} was: {reason}; do not compare their rates"
 
 
-def _suites_of(run: ShownRun, model: str) -> dict[Played, Suites]:
-    suites: dict[Played, Suites] = {"multi_turn": {}, "single_turn": {}, "adaptive": {}}
+def _suites_of(run: ShownRun, model: str) -> dict[JournalKind, Suites]:
+    suites: dict[JournalKind, Suites] = {"multi_turn": {}, "single_turn": {}, "adaptive": {}}
     for file, by_model in run.bench.items():
         if model in by_model:
             dialogues = [one.dialogue for one in by_model[model].values()]
@@ -57,7 +57,7 @@ def _suites_of(run: ShownRun, model: str) -> dict[Played, Suites]:
     return suites
 
 
-def _of_model(run: ShownRun, model: str, suites: dict[Played, Suites]) -> dict[str, Marks]:
+def _of_model(run: ShownRun, model: str, suites: dict[JournalKind, Suites]) -> dict[str, Marks]:
     marks = {
         measure.label: marks_of(measure, suites[measure.protocol]) for measure in (*ON_ATTACKS, *ON_TWINS)
     }

@@ -19,7 +19,7 @@ from safer_steer.errors import UserError
 from safer_steer.files.meta import reason_in
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
-from safer_steer.report.played import Played, is_safe, outcome, technique, techniques
+from safer_steer.report.played import DialogueRow, is_safe, outcome, technique, techniques
 from safer_steer.report.plots import number
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.shorten import evenly, shorten
@@ -139,7 +139,7 @@ def browser_data(
         "pictures": {"table", "urls"}}`. Keys that say nothing are left out of a script's rows.
     """
     models = models_of(runs)
-    suites: dict[str, dict[str, list[tuple[str, ShownRun, Played]]]] = {}
+    suites: dict[str, dict[str, list[tuple[str, ShownRun, DialogueRow]]]] = {}
     for run in runs:
         for name, by_model in run.bench.items():
             for model, dialogues in by_model.items():
@@ -169,7 +169,7 @@ def browser_data(
 
 
 def _script(
-    answers: list[tuple[str, ShownRun, Played]], places: dict[str, int], pictures: Pictures, page: Path
+    answers: list[tuple[str, ShownRun, DialogueRow]], places: dict[str, int], pictures: Pictures, page: Path
 ) -> Row:
     """One script and each model's answers. What the user said is with the script, and with an answer only
     where that differs, as with an attacker that adapts."""
@@ -197,7 +197,7 @@ def _script(
 
 
 def _answer(
-    answer: Played,
+    answer: DialogueRow,
     model: int,
     questions: list[Row],
     images: list[int],

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """The technique of that turn; "" if it is not known."""
 
 
-class Played(NamedTuple):
+class DialogueRow(NamedTuple):
     """A dialogue and where its row is: the file, relative to the run folder, and the number of the row."""
 
     dialogue: Dialogue
@@ -41,7 +41,7 @@ class Played(NamedTuple):
         return kind_of(Path(self.file).stem) == "adaptive"
 
 
-Bench = dict[str, dict[str, dict[str, Played]]]
+Bench = dict[str, dict[str, dict[str, DialogueRow]]]
 """Dialogues by file name without its ending, model and id."""
 
 
@@ -119,11 +119,11 @@ def in_words(name: Any) -> str:
     return str(name).replace("_", " ")
 
 
-def _dialogues(path: Path) -> Iterator[Played]:
+def _dialogues(path: Path) -> Iterator[DialogueRow]:
     file = "/".join(path.parts[-3:])
     for place, row in enumerate(read_rows(path), 1):
         try:
-            one = Played(Dialogue.model_validate(row, extra="ignore"), file, place)
+            one = DialogueRow(Dialogue.model_validate(row, extra="ignore"), file, place)
             _read_facts(one)
             yield one
             continue
@@ -135,7 +135,7 @@ def _dialogues(path: Path) -> Iterator[Played]:
         raise UserError(f"{path}: row {place}: {complaint}; move the file away and bench again")
 
 
-def _read_facts(one: Played) -> None:
+def _read_facts(one: DialogueRow) -> None:
     """Read those facts of `meta` that the report reads. They are not validated, so any error may come of one
     that is damaged."""
     set(one.dialogue.meta.get("attacker_faults", ()))

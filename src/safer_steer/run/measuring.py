@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safer_steer.bench.judge_check.labels import drawn
 from safer_steer.bench.judge_check.measured import Again, Times, asked_again
-from safer_steer.bench.judge_check.played import Place, Played
+from safer_steer.bench.judge_check.played import Place, ScoredBench
 from safer_steer.bench.kept import (
     KeptModel,
     forget_other_answers,
@@ -67,7 +67,7 @@ def judge_kept(
 
 
 def judge_again(
-    source: Path, bench: Played, times: Times, sample: int, show: Show, folder: str
+    source: Path, bench: ScoredBench, times: Times, sample: int, show: Show, folder: str
 ) -> tuple[dict[Place, Dialogue], dict[str, Again]]:
     """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
     scores by time. Its replies are kept in `judged_in(source)/<folder>`. Raises as `pipeline.run` does."""

@@ -26,7 +26,7 @@ Numbers = dict[bool, float]
 
 
 @dataclass(frozen=True)
-class Asked:
+class CallGroup:
     """Calls of one job that are alike."""
 
     who: Participant
@@ -52,11 +52,11 @@ class Scripts:
     pictures: float = 1
     """Mean number of pictures in view of a turn."""
     user_tokens: float | None = None
-    """As in `Asked`."""
+    """As in `CallGroup`."""
     intents: float = 0
     """How many of them the adaptive bench may take its intents from."""
 
-    def asks(self, who: Participant, job: str = "", times: float = 1, most: int | None = None) -> Asked:
+    def asks(self, who: Participant, job: str = "", times: float = 1, most: int | None = None) -> CallGroup:
         """One call for every turn, if each script is played `times` times for at most `most` turns. The job
         is called like the role, unless it is given."""
         calls = earlier = 0.0
@@ -64,12 +64,12 @@ class Scripts:
             turns = min(length, most or length)
             calls += turns * self.count * times / len(self.lengths)
             earlier += turns * (turns - 1) / 2 * self.count * times / len(self.lengths)
-        return Asked(who, job or who, calls, earlier, calls * self.pictures, 0, self.user_tokens)
+        return CallGroup(who, job or who, calls, earlier, calls * self.pictures, 0, self.user_tokens)
 
-    def read(self, who: Participant, job: str, share: float = 1) -> Asked:
+    def read(self, who: Participant, job: str, share: float = 1) -> CallGroup:
         """One call for each of a share of the scripts, which shows all of it."""
         calls = self.count * share
-        return Asked(who, job, calls, 0, calls * self.pictures, fmean(self.lengths), self.user_tokens)
+        return CallGroup(who, job, calls, 0, calls * self.pictures, fmean(self.lengths), self.user_tokens)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Known:
+class ForecastInputs:
     """What is known of a run's input, and what is assumed of its course."""
 
     pairs: Sequence[Pairs]
@@ -107,7 +107,7 @@ class Known:
     """Share of the scripts that keep rule 1, and of those the share that keep rule 2."""
 
 
-def scripts(config: Config, facts: Known, *uses: Use) -> dict[Kind, Scripts]:
+def scripts(config: Config, facts: ForecastInputs, *uses: Use) -> dict[Kind, Scripts]:
     """The scripts that there will be for these uses."""
     if config.seeds.scripts:
         return dict(facts.own)
@@ -122,7 +122,7 @@ def scripts(config: Config, facts: Known, *uses: Use) -> dict[Kind, Scripts]:
     return {kind: Scripts(count, _lengths(config)) for kind, count in numbers.items()}
 
 
-def training(config: Config, facts: Known) -> dict[bool, Scripts]:
+def training(config: Config, facts: ForecastInputs) -> dict[bool, Scripts]:
     """Those for training: the benign ones (True), and the others."""
     groups: dict[bool, Scripts] = {}
     for kind, one in scripts(config, facts, "train").items():
@@ -151,7 +151,7 @@ class Draws(NamedTuple):
     """The share (0-1) of the pairs that STEER-RL uses, whose scripts Stage II does not get."""
 
 
-def draws(config: Config, facts: Known) -> Draws:
+def draws(config: Config, facts: ForecastInputs) -> Draws:
     """The draws for training."""
     from safer_steer.data.assembly.splits import rl_questions, rl_scripts, sizes
 
@@ -181,17 +181,17 @@ def _numbers(both: tuple[float, float]) -> Numbers:
     return {True: float(both[0]), False: float(both[1])}
 
 
-def _keeps(config: Config, facts: Known) -> float:
+def _keeps(config: Config, facts: ForecastInputs) -> float:
     return facts.keeps if config.assembly and config.assembly.rules else 1.0
 
 
-def _questions(facts: Known) -> tuple[int, int]:
+def _questions(facts: ForecastInputs) -> tuple[int, int]:
     """Safe and risky questions for training: one for each pair."""
     pairs = [one for one in facts.pairs if one.use == "train"]
     return sum(one.answered + one.safe for one in pairs), sum(one.risky for one in pairs)
 
 
-def trajectories(config: Config, facts: Known) -> float:
+def trajectories(config: Config, facts: ForecastInputs) -> float:
     """How many Stage III plays over all steps; 0 if the scripts do not fill one."""
     count = int(sum(draws(config, facts).rl.values()))
     if too_few_seeds(config.rl, count):
@@ -202,7 +202,7 @@ def trajectories(config: Config, facts: Known) -> float:
 # The stages
 
 
-def seeds(config: Config, facts: Known) -> Iterator[Asked]:
+def seeds(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
     """The jobs of every pair, and a second attempt for every attack that fails."""
     if config.seeds.scripts:
         return
@@ -216,14 +216,14 @@ def seeds(config: Config, facts: Known) -> Iterator[Asked]:
             "obfuscated": pairs.risky * (Kind.OBFUSCATED in kinds),
             **dict.fromkeys(("caption", "rewrite", "plan"), attacks),
         }
-        yield from (Asked("generator", job, n, 0, n, fmean(lengths)) for job, n in jobs.items() if n)
+        yield from (CallGroup("generator", job, n, 0, n, fmean(lengths)) for job, n in jobs.items() if n)
         if tried and attacks:
             turns, earlier = (attacks * mean for mean in _attempt(facts, lengths))
-            yield Asked("target", CHAT, turns, earlier, turns)
-            yield Asked("attack_judge", "attack_judge", turns, earlier, turns)
+            yield CallGroup("target", CHAT, turns, earlier, turns)
+            yield CallGroup("attack_judge", "attack_judge", turns, earlier, turns)
 
 
-def _attempt(facts: Known, lengths: Sequence[int]) -> tuple[float, float]:
+def _attempt(facts: ForecastInputs, lengths: Sequence[int]) -> tuple[float, float]:
     """Means over attacks tried: the turns played until one succeeds or ends, and the earlier exchanges that
     they show."""
     turns = earlier = 0.0
@@ -237,7 +237,7 @@ def _attempt(facts: Known, lengths: Sequence[int]) -> tuple[float, float]:
     return turns / len(lengths), earlier / len(lengths)
 
 
-def assemble(config: Config, facts: Known) -> Iterator[Asked]:
+def assemble(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
     """Rule 1 of every script, and rule 2 of the risky ones that keep it."""
     if config.assembly and config.assembly.rules:
         for kind, group in scripts(config, facts, "train", "bench").items():
@@ -246,7 +246,7 @@ def assemble(config: Config, facts: Known) -> Iterator[Asked]:
                 yield group.read("evaluator", "turn_check", facts.keeps)
 
 
-def bootstrap(config: Config, facts: Known) -> Iterator[Asked]:
+def bootstrap(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
     """Red, blue and evaluator at every turn of the scripts drawn; for the single-turn ablation, blue and
     evaluator on the questions of their pairs."""
     blue = "blue" if config.bootstrap.blue == "job" else CHAT
@@ -268,7 +268,7 @@ def bootstrap(config: Config, facts: Known) -> Iterator[Asked]:
         yield singles.asks("evaluator")
 
 
-def rl(config: Config, facts: Known) -> Iterator[Asked]:
+def rl(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
     """Student and tutor at every turn of the trajectories, of co-training on both sides; the audit at its
     share of them, and the evaluator once for each of the attacker's. Calls of a tutor of one's own are
     unknown."""
@@ -298,7 +298,7 @@ def rl(config: Config, facts: Known) -> Iterator[Asked]:
         yield from _verdicts(config, twins)
 
 
-def suites(config: Config, facts: Known) -> list[Scripts]:
+def suites(config: Config, facts: ForecastInputs) -> list[Scripts]:
     """The suites of the bench, those of the run included: attacks and safe requests of each source with
     `use: bench`."""
     suites = list(facts.suites)
@@ -321,7 +321,7 @@ def _in_pictures(suite: Scripts) -> Scripts:
     return replace(suite, pictures=max(suite.pictures, in_view), intents=0)
 
 
-def bench(config: Config, facts: Known) -> Iterator[Asked]:
+def bench(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
     """Student and judge at every turn of every suite, and of the adaptive bench at its longest: no breach
     ends a dialogue, and every turn that can be taken back is. All models under test are alike here."""
     models, adaptive = len(config.bench.models), config.bench.adaptive
@@ -341,7 +341,7 @@ def bench(config: Config, facts: Known) -> Iterator[Asked]:
             yield from _verdicts(config, dialogues)
 
 
-def _verdicts(config: Config, dialogues: Scripts) -> Iterator[Asked]:
+def _verdicts(config: Config, dialogues: Scripts) -> Iterator[CallGroup]:
     job = "judge_requests" if config.bench.judge_requests else "judge"
     for judge in config.models_of("judge"):
         yield dialogues.asks(config.account("judge", judge), job)

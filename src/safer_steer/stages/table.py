@@ -15,7 +15,7 @@ from safer_steer.config.keys import NOT_FILES
 from safer_steer.files.inputs import Holds, Input
 from safer_steer.prompts.base import CHAT
 from safer_steer.stages import checks, forecast
-from safer_steer.stages.forecast import Asked, Known
+from safer_steer.stages.forecast import CallGroup, ForecastInputs
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Stage:
     """Why it would not start, by the config alone: each gives the line for the user, or ""."""
     warns: Callable[[Config], str] = lambda config: ""
     """What the user should know before it starts, in one line, or ""."""
-    forecast: Callable[[Config, Known], Iterable[Asked]] = lambda config, facts: ()
+    forecast: Callable[[Config, ForecastInputs], Iterable[CallGroup]] = lambda config, facts: ()
     """The calls it will make."""
     chain: tuple[str, ...] = ()
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""

@@ -53,7 +53,7 @@ class Candidate:
 
 
 @dataclass
-class Played:
+class Candidates:
     """A dialogue, and the candidates of each of its turns; the first of a turn is the one it went on with."""
 
     dialogue: Dialogue
@@ -71,7 +71,7 @@ class Played:
         return {"id": self.dialogue.id, "dialogue": self.dialogue.model_dump(mode="json"), "turns": turns}
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Played:
+    def from_row(cls, row: dict[str, Any]) -> Candidates:
         """Rebuild from the row that `to_row` made."""
         turns = [[Candidate(**answer) for answer in answers] for answers in row["turns"]]
         return cls(Dialogue.model_validate(row["dialogue"]), turns)
@@ -81,13 +81,13 @@ class Played:
 class Pair:
     """Two answers to one turn (0-based) of a dialogue."""
 
-    played: Played
+    played: Candidates
     turn: int
     chosen: Candidate
     rejected: Candidate
 
 
-def pairs_of(record: Played) -> list[Pair]:
+def pairs_of(record: Candidates) -> list[Pair]:
     """A pair for each turn with two answers of different rewards: the highest against the lowest, the first
     of equal ones."""
     pairs = []
@@ -151,7 +151,7 @@ def play_seeds(
     folder: Path,
     wait: Callable[[Coroutine[Any, Any, None]], None],
     progress: Progress | None = None,
-) -> list[Played]:
+) -> list[Candidates]:
     """Play all seeds (`drawn`). What an earlier process settled is neither sampled nor scored again.
 
     Args:
@@ -167,17 +167,17 @@ def play_seeds(
         earlier = []
         for seed in seeds:
             if seed.id in journal:
-                earlier.append(Played.from_row(journal.rows[seed.id]).dialogue)
+                earlier.append(Candidates.from_row(journal.rows[seed.id]).dialogue)
                 refuse_another_seed(journal.path, earlier[-1], seed)
         if len(earlier) >= config.rl.prompts_per_step:
             refuse_silence(earlier, f"the first {len(earlier)} dialogues")
         if any(seed.id not in journal for seed in seeds):
-            unsettled: list[Played] = []
+            unsettled: list[Candidates] = []
             wait(_play_rest(config, seeds, assistant_of(), tutor, journal, unsettled, progress))
-            _refuse_unscored([*map(Played.from_row, journal), *unsettled], config.rl.max_unscored)
+            _refuse_unscored([*map(Candidates.from_row, journal), *unsettled], config.rl.max_unscored)
             for record in unsettled:
                 journal.append(record.to_row())
-        dialogues = [Played.from_row(journal.rows[seed.id]) for seed in seeds]
+        dialogues = [Candidates.from_row(journal.rows[seed.id]) for seed in seeds]
     facts = counts(dialogues)
     if not facts["pairs"]:
         raise UserError(
@@ -194,7 +194,7 @@ async def _play_rest(
     assistant: StudentAssistant,
     tutor: Critic,
     journal: Journal,
-    unsettled: list[Played],
+    unsettled: list[Candidates],
     progress: Progress | None,
 ) -> None:
     """Play the seeds that are not in the journal. Those for which a call failed go into `unsettled`."""
@@ -208,7 +208,7 @@ async def _play_rest(
         group = Group(assistant, verdicts, config, [turn.user for turn in seed.turns[: rl.max_turns]])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
-        record = Played(dialogue, group.turns)
+        record = Candidates(dialogue, group.turns)
         if record.final:
             journal.append(record.to_row())
         else:
@@ -246,7 +246,7 @@ class _Watched:
         return verdict
 
 
-def counts(dialogues: Sequence[Played]) -> dict[str, int]:
+def counts(dialogues: Sequence[Candidates]) -> dict[str, int]:
     """How many dialogues, turns, answers, answers without scores, pairs, and turns without one."""
     turns = [answers for record in dialogues for answers in record.turns]
     pairs = sum(len(pairs_of(record)) for record in dialogues)
@@ -260,7 +260,7 @@ def counts(dialogues: Sequence[Played]) -> dict[str, int]:
     }
 
 
-def _refuse_unscored(dialogues: Sequence[Played], most: float) -> None:
+def _refuse_unscored(dialogues: Sequence[Candidates], most: float) -> None:
     """Raises `UserError` if too many answers have no scores, or dialogues ended without an answer."""
     unscored = [answer.why for record in dialogues for answers in record.turns for answer in answers]
     unanswered = [str(record.dialogue.fault or "") for record in dialogues]

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from safer_steer.dialogue import Dialogue, Format
-from safer_steer.endpoints.asked_again import TEMPLATE, Asked
+from safer_steer.endpoints.asked_again import TEMPLATE, Request
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
@@ -94,7 +94,9 @@ class TutorCritic:
         strategy = verdict.strategy if writer is verdict else approach
         meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if writer else TEMPLATE}
         if faults:
-            meta["next_attacker"] = Asked(faults).noted(approach if writer or not next_template else TEMPLATE)
+            meta["next_attacker"] = Request(faults).noted(
+                approach if writer or not next_template else TEMPLATE
+            )
         if named := self._approach_of(writer):
             meta["approach"] = named
         return Verdict(

@@ -18,7 +18,7 @@ from math import comb, prod
 from typing import Any, NamedTuple
 
 from safer_steer.dialogue import Dialogue, StopReason, Turn
-from safer_steer.endpoints.asked_again import Asked
+from safer_steer.endpoints.asked_again import Request
 from safer_steer.errors import BoundaryError, EndpointError, Fault, RejectedError
 from safer_steer.intervals import paired as paired_difference
 from safer_steer.intervals import rate, unpaired
@@ -375,5 +375,5 @@ def _gap(
 
 def _faults(dialogue: Dialogue) -> Iterator[str]:
     for _, turn, _ in all_turns(dialogue):
-        yield from Asked.of_turn(turn.meta.get("attacker")).faults
+        yield from Request.of_turn(turn.meta.get("attacker")).faults
     yield from dialogue.meta.get("attacker_faults", ())

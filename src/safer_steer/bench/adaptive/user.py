@@ -12,7 +12,7 @@ from safer_steer.config import Adaptive
 from safer_steer.config.typographic import Lettering
 from safer_steer.data.typographic import Undrawable, drawn_picture, keep, legible
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, visible_answer
-from safer_steer.endpoints.asked_again import Asked
+from safer_steer.endpoints.asked_again import Request
 from safer_steer.endpoints.refusals import check
 from safer_steer.episode import Critic, Reply, Verdict
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError
@@ -54,7 +54,7 @@ class _Planned:
     """Of the move's picture, as it shows them; "" for none."""
     picture: bytes
     calls: int
-    asked: Asked
+    asked: Request
 
 
 class AdaptiveUser:
@@ -131,7 +131,7 @@ class AdaptiveUser:
         tried = [turn.words for turn in _attempts(dialogue)]
         said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
         before += tried
-        request = Asked()
+        request = Request()
         while True:
             calls = dialogue.meta["calls"] = dialogue.meta.get("calls", 0) + 1
             try:

@@ -12,7 +12,7 @@ from typing import Any
 from safer_steer.bench.agreement import SCORES, Pair, alpha, compared
 from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, errors_differ
 from safer_steer.bench.judge_check.labels import Label
-from safer_steer.bench.judge_check.played import Place, Played
+from safer_steer.bench.judge_check.played import Place, ScoredBench
 from safer_steer.bench.judge_check.probes import PROBES, UNCHANGED, changed
 from safer_steer.bench.judging import critic_by
 from safer_steer.bench.watch import Watch
@@ -111,7 +111,9 @@ def of_judge(config: Config) -> dict[str, Any]:
 # Against people ---------------------------------------------------------------
 
 
-def against_people(bench: Played, labels: Sequence[Label], format: Format, seed: int = 0) -> dict[str, Any]:
+def against_people(
+    bench: ScoredBench, labels: Sequence[Label], format: Format, seed: int = 0
+) -> dict[str, Any]:
     """The judge and people: agreement on every labelled turn, the judge's errors by dialogue, and rates
     corrected for them.
 
@@ -139,7 +141,7 @@ def against_people(bench: Played, labels: Sequence[Label], format: Format, seed:
     }
 
 
-def _turn(bench: Played, place: Place, number: int) -> Turn:
+def _turn(bench: ScoredBench, place: Place, number: int) -> Turn:
     return bench.dialogues[place].turns[number - 1]
 
 
@@ -150,7 +152,7 @@ def _pair(place: Place, number: int, turn: Turn, second: Mapping[str, float], fo
 
 
 def _ratings(
-    bench: Played, labels: Sequence[Label], people: Sequence[str], score: str, judge: bool
+    bench: ScoredBench, labels: Sequence[Label], people: Sequence[str], score: str, judge: bool
 ) -> list[list[float | None]]:
     """[raters][turns] of one score, the judge first."""
     turns = list(dict.fromkeys((label.place, label.turn) for label in labels))
@@ -160,7 +162,7 @@ def _ratings(
     return [ours, *theirs] if judge else theirs
 
 
-def _dialogues(bench: Played, labels: Sequence[Label]) -> dict[str, Any]:
+def _dialogues(bench: ScoredBench, labels: Sequence[Label]) -> dict[str, Any]:
     """The judge's errors on whole dialogues, and the corrected rates."""
     by_people = _relabelled(bench, labels)
     ours, theirs = _outcomes(bench.dialogues), _outcomes(by_people)
@@ -196,7 +198,7 @@ def _dialogues(bench: Played, labels: Sequence[Label]) -> dict[str, Any]:
     return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
 
 
-def _relabelled(bench: Played, labels: Sequence[Label]) -> dict[Place, Dialogue]:
+def _relabelled(bench: ScoredBench, labels: Sequence[Label]) -> dict[Place, Dialogue]:
     """The dialogues of which people labelled every turn, with the mean of people's scores."""
     by_place: dict[Place, dict[int, list[dict[str, int]]]] = {}
     for label in labels:
@@ -252,7 +254,7 @@ def _corrected(
 # Against another judge, and against itself -------------------------------------
 
 
-def against_judge(ours: Played, theirs: Played, format: Format, seed: int = 0) -> dict[str, Any]:
+def against_judge(ours: ScoredBench, theirs: ScoredBench, format: Format, seed: int = 0) -> dict[str, Any]:
     """Two judges on the same answers.
 
     Raises:

@@ -28,7 +28,7 @@ class Place(NamedTuple):
         return f"d-{hashlib.sha256(chr(0).join(self).encode()).hexdigest()[:12]}"
 
 
-class Played(NamedTuple):
+class ScoredBench(NamedTuple):
     """What a bench has played and scored."""
 
     dialogues: dict[Place, Dialogue]
@@ -37,7 +37,7 @@ class Played(NamedTuple):
     """What each model played, whether any of it is scored or not."""
 
 
-def played_in(run: Path) -> Played:
+def played_in(run: Path) -> ScoredBench:
     """The scored dialogues in a run folder.
 
     Raises:
@@ -45,7 +45,7 @@ def played_in(run: Path) -> Played:
     """
     models = kept_models(run)
     suites = [read_suite(path) for path in sorted((run / "suites").glob("*/*.jsonl"))]
-    bench = Played({}, [])
+    bench = ScoredBench({}, [])
     for model in models:
         for suite in suites:
             if (journal := suite.journal(run / "bench" / model)).is_file():

@@ -20,7 +20,7 @@ from pathlib import Path
 from safer_steer.config import Assembly, Config, RoleName
 from safer_steer.data.assembly.balance import balance_of, in_words
 from safer_steer.data.assembly.candidates import Candidate, Pools, shown_pictures
-from safer_steer.data.assembly.near import Known, Near, Tokens, shingles
+from safer_steer.data.assembly.near import BenchMaterial, Near, Tokens, shingles
 from safer_steer.data.assembly.rules import Ruling, judge_scripts, trusted
 from safer_steer.data.assembly.splits import (
     FOLDER,
@@ -149,7 +149,7 @@ def _refuse_empty(out: Path, name: str, candidates: Sized, split: Sized, wanted:
 
 def _distinct(pools: Pools, settings: Assembly, suites: Iterable[Path], left_out: LeftOut) -> list[Candidate]:
     """The candidates without leaks and near-duplicates, in draw order."""
-    bench = Known(settings.near_duplicate)
+    bench = BenchMaterial(settings.near_duplicate)
     for path in suites:
         bench.add_suite(path)
     for candidate, seed in pools:

@@ -120,7 +120,7 @@ def _signature(tokens: Tokens) -> MinHash:
     return signature
 
 
-class Known:
+class BenchMaterial:
     """The pictures, questions and scripts of the bench."""
 
     def __init__(self, threshold: float) -> None:

@@ -20,7 +20,7 @@ from safer_steer.dialogue import (
     read_dialogues,
     to_jsonl,
 )
-from safer_steer.endpoints.asked_again import TEMPLATE, Asked
+from safer_steer.endpoints.asked_again import TEMPLATE, Request
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict
@@ -54,7 +54,7 @@ class RedAgent(_Seat):
         pictures = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
-        request = Asked()
+        request = Request()
         for repeat, approach in enumerate((None, other)):
             inputs = RedInput(
                 intent=dialogue.intent,

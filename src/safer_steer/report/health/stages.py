@@ -11,7 +11,7 @@ from safer_steer.bench.adaptive.results import ADAPTIVE, all_turns, breached
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
-from safer_steer.endpoints.asked_again import TEMPLATE, Asked
+from safer_steer.endpoints.asked_again import TEMPLATE, Request
 from safer_steer.errors import FailedAttack, Fault, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
@@ -62,7 +62,7 @@ def _seeds(health: Health, run: Path) -> None:
             attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
-            health.attacker("generator", job).note(Asked.of_rows(rows, FAULTS))
+            health.attacker("generator", job).note(Request.of_rows(rows, FAULTS))
             if job == "red_team":
                 for row in rows:
                     _simulated(health, row)
@@ -103,7 +103,7 @@ def _assemble(health: Health, run: Path) -> None:
 def _bootstrap(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
         for place, turn in enumerate(dialogue["turns"], 1):
-            request = Asked.of_turn(turn["meta"].get("attacker"))
+            request = Request.of_turn(turn["meta"].get("attacker"))
             health.attacker("red", "turn").note(request)
             if _attacks(dialogue):
                 _attacked(health.strategy("red", request.approach), dialogue, turn)
@@ -124,8 +124,8 @@ def _rl(health: Health, run: Path) -> None:
         health.audits.note(dialogue)
         for place, (turn, following) in enumerate(zip(turns, [*turns[1:], None], strict=True), 1):
             meta, why = turn["meta"], turn["meta"].get("unscored", "")
-            declined = Asked.without_verdict(Fault.read(why))
-            request = declined or Asked.of_turn(meta.get("next_attacker"))
+            declined = Request.without_verdict(Fault.read(why))
+            request = declined or Request.of_turn(meta.get("next_attacker"))
             writes = following is not None and (request.faults or meta.get("strategy") != TEMPLATE)
             health.attacker("tutor", "turn").note(request, bool(writes))
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
@@ -160,7 +160,7 @@ def _adaptive(health: Health, row: Row) -> None:
     for place, turn, _ in all_turns(dialogue):
         if turn.scores:
             health.requested("attacker", _script(row), dialogue, place, turn, breached(turn))
-        health.attacker("attacker", "turn").note(Asked.of_turn(turn.meta.get("attacker")))
+        health.attacker("attacker", "turn").note(Request.of_turn(turn.meta.get("attacker")))
         if technique := turn.meta.get("technique"):
             strategy = health.strategy("attacker", str(technique))
             strategy.texts.add(turn.user)
@@ -168,7 +168,7 @@ def _adaptive(health: Health, row: Row) -> None:
                 strategy.uses.note(_script(row), breached(turn))
     if faults := row["meta"].get("attacker_faults"):
         gave_up = row["stop"] == StopReason.USER_FAILED
-        health.attacker("attacker", "turn").note(Asked.of_dialogue(faults, gave_up))
+        health.attacker("attacker", "turn").note(Request.of_dialogue(faults, gave_up))
 
 
 def _attacks(dialogue: Row) -> bool:

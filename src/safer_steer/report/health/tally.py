@@ -14,7 +14,7 @@ from typing import Any
 
 from safer_steer.bench.answers import AnswerCounts, total
 from safer_steer.dialogue import Format
-from safer_steer.endpoints.asked_again import Asked
+from safer_steer.endpoints.asked_again import Request
 from safer_steer.errors import Fault
 from safer_steer.intervals import rate
 from safer_steer.metrics import Modality, Row, asks_safely, modality
@@ -90,7 +90,7 @@ class Attacker:
     recovered: int = 0
     gave_up: int = 0
 
-    def note(self, request: Asked, writes: bool = True) -> None:
+    def note(self, request: Request, writes: bool = True) -> None:
         """Count one request, with the faults of its attempts; `writes`: it was for a user turn or script."""
         self.asked += 1
         self.attempts += request.attempts
