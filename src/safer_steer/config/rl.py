@@ -39,10 +39,7 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     "dpo": Algorithm(
         "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: ",
         online=False,
-        useless=(
-            *("reward", "credit: turn", "beta: 0", "audit", "rollouts.importance_cap"),
-            *("loss", "tcsr"),
-        ),
+        useless=("reward", "credit: turn", "beta: 0", "audit", "rollouts.importance_cap", "loss", "tcsr"),
         why="compares single answers",
     ),
     "cotrain": Algorithm(

@@ -42,7 +42,7 @@ def response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": content}
 
 
-PATH = "/chat/completions"
+PATH = "chat/completions"
 """Of a completion, behind an endpoint's address."""
 
 
@@ -66,7 +66,7 @@ def checked_url(url: str, of: str, such: str = "http://localhost:8000/v1") -> st
             f"{of} holds a password, or a query after a question mark; leave it out: a key goes into an"
             " environment variable, which api_key_env names"
         )
-    if not usable or "#" in url or url.rstrip("/").endswith(PATH):
+    if not usable or "#" in url or url.rstrip("/").endswith(f"/{PATH}"):
         raise UserError(f"{of} is {url!r}; give the server's address, for instance {such}")
     return url
 

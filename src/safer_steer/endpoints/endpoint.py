@@ -28,6 +28,7 @@ from safer_steer.endpoints.answers import (
     usage_of,
 )
 from safer_steer.endpoints.clients import (
+    PATH,
     SCHEMA_FORMS,
     Answer,
     NoAnswer,
@@ -241,7 +242,7 @@ class EndpointTransport:
         try:
             async with asyncio.timeout(self.role.timeout_s):
                 answer = await client.post(
-                    self._url("chat/completions"), to_json(body), self.role.max_reply_mb, call.sample
+                    self._url(PATH), to_json(body), self.role.max_reply_mb, call.sample
                 )
         except TimeoutError:
             raise _Silent(f"no reply within {self.role.timeout_s:g} s") from None

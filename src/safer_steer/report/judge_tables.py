@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from safer_steer.bench.agreement import SCORES
+from safer_steer.bench.agreement import ENOUGH, SCORES
 from safer_steer.bench.rates import NONE, Rate
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Agreement, Judges, Summary, model_label
 from safer_steer.report.health.tables import Table, number
@@ -74,7 +74,7 @@ def _between_judges(judges: Judges) -> Table:
     return Table(
         "Agreement between the judges",
         "On the turns that both scored. Kappa has quadratic weights; none where both gave one and the same"
-        " score throughout. Its interval resamples dialogues, if there are 20.",
+        f" score throughout. Its interval resamples dialogues, if there are {ENOUGH}.",
         ["judge", "and", "score", "turns", "same, %", "within 1, %", "kappa"],
         rows,
         labels=3,
@@ -116,7 +116,7 @@ def _agreement(part: Found, other: str) -> Table:
         f"The judge and {other}",
         f"Turns of {part['dialogues']} dialogues.{people} Kappa has quadratic weights, alpha is"
         " Krippendorff's (ordinal; of people alone beside it). Bias is the judge's score minus the other's."
-        " Kappa's interval resamples dialogues, if there are 20; bias has Student's over dialogues.",
+        f" Kappa's interval resamples dialogues, if there are {ENOUGH}; bias has Student's over dialogues.",
         ["score", "turns", "same, %", "within 1, %", "kappa", "alpha", "people's alpha", "bias"],
         rows,
         labels=1,
