@@ -128,7 +128,7 @@ def test_every_attack_tried_is_counted() -> None:
     assert script.items() <= jobs(always, "seeds").items()
     assert script.items() <= jobs(never, "seeds").items()
     assert [jobs(always, "seeds")[job] for job in ("caption", "rewrite", "plan")] == [10] * 3
-    assert [jobs(never, "seeds")[job] for job in ("caption", "rewrite", "plan")] == [20] * 3
+    assert [jobs(never, "seeds")[job] for job in ("caption", "rewrite", "plan")] == [10, 20, 20]
     assert always.scripts == {Kind.BENIGN: 20, Kind.OBFUSCATED: 10, Kind.RED_TEAM: 10}
     assert Kind.RED_TEAM not in never.scripts
     judged = [one.role("seeds", "attack_judge").calls for one in (always, never)]

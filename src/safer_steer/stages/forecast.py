@@ -203,7 +203,7 @@ def trajectories(config: Config, facts: ForecastInputs) -> float:
 
 
 def seeds(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
-    """The jobs of every pair, and a second attempt for every attack that fails."""
+    """The jobs of every pair, and a second attempt for every attack that fails, on the same caption."""
     if config.seeds.scripts:
         return
     lengths = _lengths(config)
@@ -214,7 +214,8 @@ def seeds(config: Config, facts: ForecastInputs) -> Iterator[CallGroup]:
             "probe": pairs.risky + pairs.safe * (Kind.BENIGN in kinds),
             "benign": pairs.all * (Kind.BENIGN in kinds),
             "obfuscated": pairs.risky * (Kind.OBFUSCATED in kinds),
-            **dict.fromkeys(("caption", "rewrite", "plan"), attacks),
+            "caption": pairs.risky * (Kind.RED_TEAM in kinds),
+            **dict.fromkeys(("rewrite", "plan"), attacks),
         }
         yield from (CallGroup("generator", job, n, 0, n, fmean(lengths)) for job, n in jobs.items() if n)
         if tried and attacks:

@@ -180,6 +180,21 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
             assert tried[repeat + 1] == order[(order.index(strategy) + 1) % len(order)]
     second = [strategy for repeat, strategy in tried.items() if repeat % 2]
     assert sorted(seed.meta["strategy"] for seed in kept) == sorted(second)
+    captions = [repeat % 2 for job, repeat, _ in transport.calls if job == "caption"]
+    assert captions == [0] * 12, "the second attempt asks for the same again, which a run's cache has"
+
+
+async def test_the_second_attempt_asks_for_another_caption_only_if_the_first_was_of_no_use(
+    tmp_path: Path,
+) -> None:
+    def first_is_empty(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        return ChatReply(SORRY) if job == "caption" and repeat % 2 == 0 and repeat < 1_000_000 else None
+
+    transport = Watched(first_is_empty)
+    await build(config(12), tmp_path, transport)
+    assert {seed.meta["attempts"] for seed in pool(tmp_path, "red_team")} == {2}
+    repeats = {repeat % 2 for job, repeat, _ in transport.calls if job == "caption"}
+    assert repeats == {0, 1}
 
 
 REFUSAL = ChatReply("", refusal=True)

@@ -147,9 +147,7 @@ class PairWork:
         attack failed (see `simulate`)."""
         pair, seeds, strategy = self.pair, self.config.seeds, self._strategy(attempt)
         turns = self._rng(Kind.RED_TEAM).randint(*self.bounds)
-        description = await self._ask(CAPTION, CaptionInput(question=pair.question), attempt)
-        check("caption", description.caption)
-        caption = description.model_dump_json()
+        caption = await self._caption(attempt)
         inputs = RewriteInput(task=task, caption=caption, strategy=strategy)
         rewrite = (await self._ask(REWRITE, inputs, attempt)).rewrite
         check("rewrite", rewrite, [task], sayings=1)
@@ -168,6 +166,19 @@ class PairWork:
             return seed
         pictures_of = pictures_in(self.seats.folder, self.config.student.max_pixels)
         return await simulate(seed, self.seats.target, self.seats.attack_judge, pictures_of, seeds.success_at)
+
+    async def _caption(self, attempt: int) -> str:
+        """The first usable description of the picture up to this attempt. One that an earlier attempt paid
+        for comes from the cache."""
+        for number in range(attempt + 1):
+            try:
+                described = await self._ask(CAPTION, CaptionInput(question=self.pair.question), number)
+                check("caption", described.caption)
+                return described.model_dump_json()
+            except BoundaryError:
+                if number == attempt:
+                    raise
+        raise AssertionError("an attempt returns or raises")
 
     async def _ask(self, prompt: Prompt[Input, Output], inputs: Input, attempt: int) -> Output:
         """The generator's answer. Sample numbers differ by pair, config seed and attempt, so that the same
