@@ -32,6 +32,26 @@ def test_twins_are_paired_by_place_and_name_each_other(tmp_path: Path) -> None:
     assert attacks[0].id == "mm_safetybench_plus-Gen-rings-0000"
 
 
+def test_a_row_that_cannot_be_read_is_not_skipped_where_rows_are_paired_by_place(tmp_path: Path) -> None:
+    """Nobody knows which request it was, so all rows after it would have another's twin."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = one_table(tmp_path / "plus", MM_SAFETYBENCH_PLUS)
+    file = next(path.rglob("*.parquet"))
+    table = pyarrow.parquet.read_table(file)
+    texts = [text.encode() for text in table["question"].to_pylist()]
+    broken = pyarrow.array([b"\xff", *texts[1:]], pyarrow.binary()).view(pyarrow.string())
+    column = table.schema.get_field_index("question")
+    pyarrow.parquet.write_table(table.set_column(column, "question", broken), file)
+    arguments = ["--path", str(path), "--out", str(tmp_path / "s.jsonl"), "--bad-rows", "skip"]
+    done = CliRunner().invoke(app, ["suite", "mm_safetybench_plus", *arguments])
+    assert done.exit_code == 2, done.output
+    assert "row 1: not UTF-8; it cannot be skipped: the set's rows are twins by their place" in " ".join(
+        done.output.split()
+    )
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_draw_takes_twins_together(tmp_path: Path, limit: int) -> None:
     attacks, twins = written(tmp_path, "--limit", str(limit))

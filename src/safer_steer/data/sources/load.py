@@ -247,6 +247,10 @@ class _Reading:
                 except BadRow as error:
                     if source.bad_rows == "error":
                         raise self._explained(error, columns) from None
+                    if layout.numbered and isinstance(value, Unreadable):
+                        raise UserError(
+                            f"{error}; it cannot be skipped: the set's rows are twins by their place"
+                        ) from None
                     counts[error.reason] += 1
                     continue
                 earlier |= ids
