@@ -67,7 +67,6 @@ def taken(browser: Browser, address: str) -> dict[str, bytes]:
         "report": opened("#results", 1400, 1060).screenshot(),
         "report-survival": part("#survival", "#survival"),
         "report-turns": part("#turns", "#turns"),
-        "report-attacks": opened("#attacks").screenshot(),
         "dialogue": opened(ONE_FAILED, height=1240).screenshot(),
         "report-dark": failure(),
         "report-phone": phone(opened(ONE_FAILED, 390, 844)),
