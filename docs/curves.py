@@ -1,7 +1,7 @@
 """Draws the curves of docs/how-to/on-track.md from any run: python docs/curves.py runs/sandbox
 
 Writes track-steps.svg and track-time.svg, here or into --out (that page has those in docs/pictures): the
-same quantities by step, and by minutes of their stage.
+same quantities by step, and by minutes of their stage. --name is another first word for them.
 """
 
 from __future__ import annotations
@@ -85,12 +85,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--name", default="track")
     given = parser.parse_args()
     if not any((given.run / stage / "metrics.jsonl").is_file() for stage, *_ in PANELS):
         parser.error(f"{given.run}: no metrics of SFT or RL in it; give the folder of a run that has trained")
     given.out.mkdir(parents=True, exist_ok=True)
     for name, across, label in (("steps", "step", "step"), ("time", "minutes", "minutes")):
-        path = given.out / f"track-{name}.svg"
+        path = given.out / f"{given.name}-{name}.svg"
         path.write_text(picture(given.run, across, label), encoding="utf-8")
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -21,6 +21,8 @@ def with_fsdp(self: AcceleratorState, *arguments: Any, fsdp_plugin: Any = None, 
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.FSDP
         self.fsdp_plugin = fsdp_plugin
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from display import Quiet
 from launch import done, failed, forked, start, workers
@@ -203,6 +205,44 @@ def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_pat
         models.append(folder)
     assert largest_difference(*models, "rl") < FULL
     assert largest_difference(one, models[0], "rl") > FULL
+
+
+@pytest.fixture(scope="module")
+def untied(home: Path) -> str:
+    """The shipped student with a head of its own, as models of 7B and more have."""
+    config = AutoConfig.from_pretrained(SHIPPED)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    tied = AutoModelForImageTextToText.from_pretrained(SHIPPED, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_config(config)
+    head = {"lm_head.weight": tied.get_input_embeddings().weight}
+    model.load_state_dict(tied.state_dict() | head)
+    model.save_pretrained(home / "untied")
+    AutoProcessor.from_pretrained(SHIPPED).save_pretrained(home / "untied")
+    assert any("lm_head" in name for name in load_file(home / "untied/model.safetensors"))
+    return str(home / "untied")
+
+
+def test_a_head_of_its_own_learns_from_both_processes(home, untied, served_by_core):
+    """Its weight is read by TRL's loss, which does not call it; two micro-batches in each process."""
+    configs = {n: config_of(n, 0, served_by_core, "full", beta=0.04) for n in (1, 2)}
+    for config in configs.values():
+        config["student"]["model"] = untied
+    configs[2]["bootstrap"]["sft"]["micro_batch_size"] = configs[2]["rl"]["micro_batch_size"] = 1
+    whole = alone(configs[1], home / "untied1", "seeds", "assemble", "bootstrap", "sft", "rl")
+    folder = before("sft", whole, home / "untied2")
+    config = write(configs[2], home / "untied2.yaml")
+    for stage in ("sft", "rl"):
+        done(2, folder, stage, config, *to(folder), module=CLI["full"])
+        assert largest_difference(whole, folder, stage) < FULL, stage
+
+
+def test_log_probabilities_of_split_weights_are_not_rounded(tmp_path, served_by_core):
+    config = config_of(2, 0, served_by_core, "full", start_from="base")
+    config["student"]["dtype"] = "bfloat16"
+    folder = ready_for_rl(tmp_path / "run", config)
+    printed = done(2, folder, "rl", write(config, tmp_path / "c.yaml"), *to(folder), module="fsdp_log_probs")
+    said = {line for line in printed.splitlines() if line.startswith("log-probabilities: ")}
+    assert said == {"log-probabilities: torch.float32"}
 
 
 def in_rollout(run: Path) -> bool:

@@ -2,6 +2,11 @@
 
 A decoder layer is gathered when it is used. During rollouts all are held whole: dialogues differ in length,
 so the processes take different numbers of forward passes, and a gather among them would never end.
+
+Three defaults of accelerate 1.15 would be wrong here: a head that TRL's fused loss reads without calling it
+would stay split, and learn on each process from that process's dialogues alone; what the model returns, the
+log-probabilities of the loss, would be rounded to bfloat16; and between the micro-batches of a step every
+process would hold the gradients of all weights.
 """
 
 from __future__ import annotations
@@ -9,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import FSDP_MODEL_NAME
 from trl.models import unwrap_model_for_generation
 
@@ -21,6 +27,8 @@ from safer_steer.config import Student
 from safer_steer.errors import UserError
 from safer_steer.student import processes
 from safer_steer.student.modules import parts_of
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def sharding_arguments(student: Student, model: Any) -> dict[str, Any]:
@@ -42,7 +50,29 @@ def sharding_arguments(student: Student, model: Any) -> dict[str, Any]:
             "transformer_layer_cls_to_wrap": sorted({type(layer).__name__ for layer in layers}),
             "state_dict_type": "FULL_STATE_DICT",
         },
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     }
+
+
+def with_whole_numbers(arguments: Arguments) -> Arguments:
+    """Trainer arguments with which split weights may compute in bfloat16, but what the model returns keeps
+    its number type, and gradients are summed over the processes in float32."""
+    if arguments.fsdp_plugin_args is not None and arguments.bf16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
+    return arguments
+
+
+def gather_head(model: Any) -> None:
+    """Have the language-model head gathered in each forward pass, though none calls it: TRL's fused loss
+    reads its weight. Call this before the weights are split, so that FSDP2's own hook runs first."""
+
+    def gathered(*_: Any) -> None:
+        head = model.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()
+
+    model.register_forward_pre_hook(gathered)
 
 
 def check_sharding(trainer: Trainer, student: Student, checkpoint: Path | None) -> None:

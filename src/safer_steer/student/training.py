@@ -25,7 +25,7 @@ from safer_steer.student import processes
 from safer_steer.student.adapters import adapter_weights, is_adapter, write_adapter
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import adapted_layers
-from safer_steer.student.sharding import check_sharding, whole_model
+from safer_steer.student.sharding import check_sharding, gather_head, whole_model
 
 WHOLE = "checkpoint.whole"
 """Marker file, written last into a checkpoint. A checkpoint without it is incomplete and is not used."""
@@ -71,6 +71,7 @@ def train(trainer: Trainer, checkpoint: Path | None, student: Student) -> None:
     tensors by their in-memory names, but `save_pretrained` writes Qwen2.5-VL under its published names, so
     the trainer would find none and keep the initial weights."""
     check_sharding(trainer, student, checkpoint)
+    gather_head(trainer.model)
     trainer.remove_callback(PrinterCallback)  # progress and metrics are reported elsewhere
     try:
         _train(trainer, checkpoint)
