@@ -104,7 +104,7 @@ def _without_nccl(config: Config) -> str:
     from safer_steer.student.vllm_weights import refuse_full_weights
 
     try:
-        refuse_full_weights(config.student)
+        refuse_full_weights(config.student, config.rl.rollouts)
     except UserError as error:
         return str(error)
     version = torch.cuda.nccl.version()

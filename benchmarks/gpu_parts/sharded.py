@@ -25,6 +25,6 @@ if count == 1:  # where it splits nothing, the package leaves it out
     sharding.processes = SimpleNamespace(count=lambda: 2, first=lambda: True)
 with processes.joined(bench.device), Path(out).open("a") as file:
     for weights in WEIGHTS:
-        row = sft_steps(bench, weights, bench.sizes.lengths[0], count, sharding="full")
+        row = sft_steps(bench, weights, bench.sizes.lengths[0], 2 * count, sharding="full")
         if processes.first():
             print(json.dumps({"weights": weights, "processes": count, **row}), file=file, flush=True)

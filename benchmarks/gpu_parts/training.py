@@ -107,7 +107,7 @@ def guard(bench: Bench) -> Iterator[Row]:
 
 
 def sharding(bench: Bench) -> Iterator[Row]:
-    """The steps of `training` with FSDP2, under torchrun; a dialogue for each process."""
+    """The steps of `training` with FSDP2, under torchrun; two micro-batches of a dialogue in each process."""
     import torch
 
     out, worker = bench.student().with_name("sharded.jsonl"), str(Path(__file__).with_name("sharded.py"))

@@ -226,6 +226,7 @@ def test_processes_that_shard_hold_a_share_and_gather_the_rest() -> None:
     assert 0.99 < layers / (6.53e9) < 1.01, "Qwen2.5-7B has 6.53 B parameters outside its embeddings"
     assert eight["rl training"].casts == 2 * (shape.parameters - layers + 3 * shape.layer)
     assert eight["rl reference"].reference * 8 == one["rl reference"].reference
+    assert eight["rl reference"].casts == 2 * shape.parameters, "TRL splits a reference in one piece"
     assert not too_large(list(eight.values()), 80 * GB), "full fine-tuning of a 7B fits eight cards"
     assert [peak.stage for peak in too_large(estimate(config, shape, 8), 80 * GB)] == ["sft", "rl"]
 

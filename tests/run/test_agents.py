@@ -14,7 +14,7 @@ from safer_steer.run import agents
 from safer_steer.run.preflight import prepared
 from safer_steer.student.policy import ENGINES, maker_of
 from safer_steer.student.transformers_policy import in_process
-from student_parts import tiny_config
+from student_parts import TINY, tiny_config
 
 OWN = '''
 from safer_steer.student.transformers_policy import in_process
@@ -80,8 +80,33 @@ def test_servers_need_a_gpu_for_the_training(tmp_path: Path) -> None:
     refused(tmp_path / "run", "rl", rollouts, message)
 
 
-def refused(folder: Path, stage: str, rollouts: dict[str, str], message: str) -> None:
-    config = tiny_config(rl={"rollouts": rollouts})
+@pytest.mark.parametrize(
+    ("rollouts", "student", "message"),
+    [
+        (
+            {},
+            {"sharding": "full"},
+            "engine: vllm is not sent all weights of a student with sharding: full; set",
+        ),
+        ({"api_key_env": "KEY"}, {}, "api_key_env: TRL sends all weights without a key, so the server would"),
+    ],
+)
+def test_weights_that_cannot_be_sent_are_refused_before_anything_is_paid(
+    tmp_path: Path,
+    rollouts: dict[str, str],
+    student: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KEY", "none of yours")
+    servers = {"engine": "vllm", "base_url": "http://localhost:1"} | rollouts
+    refused(tmp_path / "run", "rl", servers, message, student)
+
+
+def refused(
+    folder: Path, stage: str, rollouts: dict[str, str], message: str, student: dict[str, str] | None = None
+) -> None:
+    config = tiny_config(rl={"rollouts": rollouts}, student=TINY["student"] | (student or {}))
     with (
         pytest.raises(UserError, match=rf"^rl\.rollouts\.{message}"),
         prepared(config, folder, Quiet(), (stage,)),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,10 +19,10 @@ from safer_steer.endpoints.clients import close_all
 from safer_steer.episode import Script, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.sandbox.world import devices, draw
-from safer_steer.student import vllm_server
+from safer_steer.student import processes, vllm_server
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
-from safer_steer.student.policy import Completion, SampledStudent
+from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.vllm_policy import VLLMPolicy, logprobs_at, on_servers, trainer_logits
 from safer_steer.student.vllm_server import Features, Server, placed
@@ -270,3 +271,13 @@ def test_pictures_stand_where_their_tokens_are():
     for wrong in ([features(5, 5, 5), features(5, 5)], [features(5, 5)], [features(6)]):
         with pytest.raises(UserError, match="other picture tokens"):
             placed(ids, wrong)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 5])
+def test_each_process_begins_with_another_server(loaded, double, monkeypatch, rank):
+    """A process counts its own dialogues alone: all would give their first ones to the same server."""
+    [offer] = on_servers(sampled(loaded, double.url)).offers
+    servers = [replace(offer, name=name) for name in "abc"]
+    monkeypatch.setattr(processes, "rank", lambda: rank)
+    policy = VLLMPolicy(servers, Sampling(8, 1.0))
+    assert policy._offer(asked(loaded, 0)).name == "abcabc"[rank]

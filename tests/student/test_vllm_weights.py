@@ -19,6 +19,7 @@ from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import UserError
 from safer_steer.run.agents import ready
+from safer_steer.student import vllm_server
 from safer_steer.student.adapters import adapter_weights, write_adapter
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import SampledStudent
@@ -110,15 +111,26 @@ def test_a_trained_model_is_measured_by_its_adapter(tmp_path, loaded, model, dou
     assert double.adapters == {policy.offers[0].name: str(saved)}
 
 
-def test_after_all_weights_were_sent_nothing_of_the_old_ones_is_used(double):
-    async def forget() -> None:
-        try:
-            await Server(double.url, Rollouts(retries=0)).forget()
-        finally:
-            await close_all()
+async def forget(double: VLLMDouble) -> None:
+    try:
+        await Server(double.url, Rollouts(retries=0)).forget()
+    finally:
+        await close_all()
 
-    asyncio.run(forget())
-    assert set(double.asked) == {"/reset_prefix_cache", "/reset_encoder_cache"}
+
+def test_after_all_weights_were_sent_nothing_of_the_old_ones_is_used(double):
+    asyncio.run(forget(double))
+    assert double.asked == {"/reset_prefix_cache": 1, "/reset_encoder_cache": 1}
+
+
+def test_a_server_that_still_uses_the_old_weights_keys_is_waited_for_and_not_for_ever(double, monkeypatch):
+    monkeypatch.setattr(vllm_server, "FORGETTING_WAITS_S", (0.01, 0.01))
+    double.busy = 2
+    asyncio.run(forget(double))
+    assert double.asked["/reset_prefix_cache"] == 3
+    double.busy = 9
+    with pytest.raises(UserError, match="keeps what it computed with the weights before"):
+        asyncio.run(forget(double))
 
 
 def test_the_line_that_starts_a_server_names_all_it_needs(tmp_path):

@@ -51,6 +51,8 @@ class VLLMDouble:
         """Whether it gives log-probabilities before the temperature, as vLLM's default does."""
         self.fail: dict[str, int] = {}
         """A status for each path that is to fail; 0 hangs."""
+        self.busy = 0
+        """How often it says that its caches are in use."""
         self.hangs: list[int] = []
         """A prompt that is never answered."""
 
@@ -98,8 +100,9 @@ class VLLMDouble:
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    async def _reset(self, _: web.Request) -> web.Response:
-        return web.Response()
+    async def _reset(self, request: web.Request) -> web.Response:
+        self.busy -= 1
+        return web.json_response({"success": self.busy < 0}) if "prefix" in request.path else web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
         base = {"id": "student", "root": self.root, "parent": None, "max_model_len": self.max_length}

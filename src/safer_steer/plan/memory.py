@@ -162,7 +162,8 @@ class _Estimate:
         prefill = self._prefill(tokens, adapters=not self.whole)
         return self._between_steps(
             "rl reference",
-            casts=self._gathered(2) if self.sharded else casts,
+            # TRL splits a reference with all weights in one piece.
+            casts=self._gathered(self.shape.layers if self.whole else 2) if self.sharded else casts,
             activations=max(prefill, self._looking(self.rl.micro_batch_size)),
             logits=self._tiles(tokens),
             pictures=3 * self._pixels(self.trajectories),

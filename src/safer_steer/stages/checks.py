@@ -110,7 +110,7 @@ def weights_can_be_sent(config: Config) -> str:
     if config.rl.rollouts.engine == "vllm" and config.rl.traits.online:
         from safer_steer.student.vllm_weights import refuse_full_weights
 
-        refuse_full_weights(config.student)
+        refuse_full_weights(config.student, config.rl.rollouts)
     return ""
 
 

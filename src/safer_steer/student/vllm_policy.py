@@ -37,7 +37,9 @@ class VLLMPolicy:
     """Samples turns on vLLM servers that all offer the same weights."""
 
     def __init__(self, offers: Sequence[Offer], sampling: Sampling) -> None:
-        self.offers, self.sampling = list(offers), sampling
+        # Each process begins with another server: alone, each would give its first dialogues to the first.
+        begin = processes.rank() % len(offers)
+        self.offers, self.sampling = [*offers[begin:], *offers[:begin]], sampling
         self._place: dict[bytes, Offer] = {}
         self._load: Counter[str] = Counter()
         self._features: OrderedDict[str, asyncio.Task[Features]] = OrderedDict()

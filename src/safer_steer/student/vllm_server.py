@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 MOST_MB = 1024
 """Megabytes of one answer. The features of a picture are the largest: 6 bytes a pixel, in base64."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+FORGETTING_WAITS_S = 0.2, 1.0, 5.0, 20.0
 KEY = "rl.rollouts.base_url"
 GO_ON = "; start the server, then run the same command to go on"
 
@@ -125,9 +126,20 @@ class Server:
         await self._ask("v1/unload_lora_adapter", {"lora_name": name})
 
     async def forget(self) -> None:
-        """Drop all that was computed with weights that have been replaced. Takes VLLM_SERVER_DEV_MODE=1."""
+        """Drop all that was computed with weights that have been replaced. Takes VLLM_SERVER_DEV_MODE=1. A
+        server keeps what its running requests use, and says so; they are waited for. Raises `UserError` if
+        they do not end."""
         for cache in ("prefix", "encoder"):
-            await self._ask(f"reset_{cache}_cache", {})
+            for wait in (*FORGETTING_WAITS_S, None):
+                done = await self._ask(f"reset_{cache}_cache", {})
+                if not (isinstance(done, dict) and done.get("success") is False):
+                    break
+                if wait is None:
+                    raise UserError(
+                        f"{KEY}: {self.url} keeps what it computed with the weights before, since other"
+                        " requests use it; let them end, then run the same command to go on"
+                    )
+                await asyncio.sleep(wait)
 
     async def _ask(self, path: str, body: dict[str, Any] | None, again: dict[str, Any] | None = None) -> Any:
         """The JSON value of the answer to a POST, or to a GET without `body`. Later tries send `again`.

@@ -26,7 +26,6 @@ from safer_steer.student.adapters import (
     adapter_weights,
     base_of,
     is_adapter,
-    is_shard,
     write_adapter,
 )
 from safer_steer.student.policy import SampledStudent
@@ -97,7 +96,7 @@ async def offered(
         with whole_folder(adapter) as part:
             write_adapter(student.model, part, weights)
         return await _with_adapter(offers, adapter, student.folder)
-    refuse_full_weights(settings)
+    refuse_full_weights(settings, student.rollouts)
     _send_weights(offers, student.model)
     for offer in offers:
         await offer.server.forget()
@@ -161,13 +160,23 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
     return offering
 
 
-def refuse_full_weights(student: Student) -> None:
-    """Raises `UserError` where all weights are trained and cannot be sent to a server: that takes a GPU, and
-    vLLM installed beside the trainer."""
+def refuse_full_weights(student: Student, rollouts: Rollouts) -> None:
+    """Raises `UserError` where all weights are trained and cannot be sent to a server: that takes a GPU, vLLM
+    installed beside the trainer, weights that are not split, and a server without a key."""
     from trl.import_utils import is_vllm_available
 
     if student.lora_rank:
         return
+    if student.sharding == "full":
+        raise UserError(
+            "rl.rollouts.engine: vllm is not sent all weights of a student with sharding: full; set"
+            " student.lora_rank, or engine: transformers"
+        )
+    if rollouts.api_key_env:
+        raise UserError(
+            "rl.rollouts.api_key_env: TRL sends all weights without a key, so the server would decline them;"
+            " start it without --api-key and leave this out, or set student.lora_rank"
+        )
     why = "" if is_vllm_available() else "vLLM is not installed here"
     if student.device == "cpu" or not torch.cuda.is_available():
         why = "there is no GPU"
@@ -187,11 +196,6 @@ def _send_weights(offers: Sequence[Offer], model: Any) -> None:
     """Send all weights to every server. Raises `UserError` if a server does not take them."""
     from trl.generation.vllm_client import VLLMClient
 
-    if any(map(is_shard, model.parameters())):
-        raise UserError(
-            "rl.rollouts.engine: vllm is not sent all weights of a student that is sharded over processes;"
-            " set student.lora_rank, or engine: transformers"
-        )
     lines = _lines.setdefault(model, {})
     for number, offer in enumerate(offers):
         url = offer.server.url
