@@ -25,7 +25,7 @@ from safer_steer.student.training_trial import try_training
 from safer_steer.training.grpo import reinforce
 from safer_steer.training.refusals import refuse_lost_inputs
 from safer_steer.training.sft import fine_tune
-from sft_run import checks, prepared
+from sft_run import checks, loss_of_the_base, losses, prepared
 from tiny_families import FAMILIES, OTHERS, built
 
 SYSTEM = "You are a helpful assistant."
@@ -44,7 +44,10 @@ def settings(family: str, config: Config) -> Config:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED)
 def test_a_step_of_sft_and_of_grpo(family: str, tmp_path: Path) -> None:
-    fine_tune(settings(family, prepared(family, tmp_path, 1, 2)), tmp_path)
+    config = settings(family, prepared(family, tmp_path, 1, 2))
+    wanted = loss_of_the_base(config, tmp_path)
+    fine_tune(config, tmp_path)
+    assert losses(tmp_path) == [pytest.approx(wanted, abs=1e-4)], "the loss that the config asks for alone"
     (numbers,) = checks(tmp_path)
     write_seeds(tmp_path, 1, 2)
     config = settings(family, config_of(family, tmp_path))
@@ -54,6 +57,25 @@ def test_a_step_of_sft_and_of_grpo(family: str, tmp_path: Path) -> None:
         assert row["picture_tokens"] == row["picture_features"] > 0 and row["blank_shift"] > 0.001
         assert row["head_gap"] < 1e-5 and row["mode_gap"] < 1e-5 and row["rendered_again"] > 0
     assert rl["engine_gap"] < 1e-5
+
+
+@pytest.mark.slow
+def test_experts_are_not_taught_to_be_used_alike(tmp_path: Path) -> None:
+    """TRL adds the router's loss by itself. Where no trajectory is better, nothing is learned."""
+    config = prepared("qwen3_vl_moe", tmp_path / "sft", 1, 1)
+    fine_tune(config, tmp_path / "sft")
+    was, now = (
+        json.loads((tmp_path / "sft" / name / "config.json").read_text())["text_config"]
+        for name in ("base", "sft/model")
+    )
+    keys = ("output_router_logits", "router_aux_loss_coef")
+    assert [now.get(key) for key in keys] == [was.get(key) for key in keys]
+    write_seeds(tmp_path, 1, 2)
+    config = config_of("qwen3_vl_moe", tmp_path)
+    config.rl.beta = 0.0
+    reinforce(config, tmp_path, Scoring(), value=lambda dialogue: 1.0)
+    row = json.loads((tmp_path / "rl/metrics.jsonl").read_text())
+    assert row["loss"] == row["grad_norm"] == 0
 
 
 NUMBERED = (

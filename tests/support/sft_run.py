@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, read_dialogues, to_jsonl
 from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.world import devices, draw_png
+from safer_steer.student.load import load_student
+from safer_steer.training.sft import Collator
 from student_parts import TINY
 from tiny_families import saved
 
@@ -44,3 +48,19 @@ def prepared(family: str, folder: Path, *pictures: int, steps: int = 1, every: i
 
 def checks(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(row) for row in (folder / "sft/checks.jsonl").read_text().splitlines()]
+
+
+def loss_of_the_base(config: Config, folder: Path) -> float:
+    """The mean loss of the base's own forward pass over all targets of the run's dialogues."""
+    base, dialogues = load_student(config.student), read_dialogues(folder / "bootstrap/kept.jsonl")
+    with torch.no_grad():
+        collator = Collator(dialogues, base.renderer, folder, config)
+        batch = collator([{"row": row} for row in range(len(dialogues))])
+        logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
+    targets = batch["labels"][:, 1:]
+    return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten()))
+
+
+def losses(folder: Path) -> list[float]:
+    """SFT's, by step."""
+    return [row["loss"] for row in map(json.loads, (folder / "sft/metrics.jsonl").read_text().splitlines())]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from family_run import Scoring, config_of, write_seeds
 from safer_steer.config import Config
@@ -18,7 +17,8 @@ from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.student.load import load_student
 from safer_steer.training.grpo import reinforce
-from safer_steer.training.sft import Collator, fine_tune
+from safer_steer.training.sft import fine_tune
+from sft_run import loss_of_the_base, losses
 from student_parts import TINY
 from tiny_families import FAMILIES, moved, saved
 
@@ -51,15 +51,9 @@ def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     config = Config.model_validate(
         {"student": saved(family, tmp_path / "base"), "bootstrap": {"sft": sft}, "name": family}
     )
-    base = load_student(config.student)
-    with torch.no_grad():
-        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(4)])
-        logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
-    targets = batch["labels"][:, 1:]
-    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    base, wanted = load_student(config.student), loss_of_the_base(config, tmp_path)
     trained = load_student(config.student, fine_tune(config, tmp_path))
-    history = json.loads((tmp_path / "sft/checkpoint-1/trainer_state.json").read_text())["log_history"]
-    assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
+    assert losses(tmp_path)[0] == pytest.approx(wanted, abs=1e-4)
     assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
     sees(json.loads((tmp_path / "sft/checks.jsonl").read_text()), 4, 3)
     speaking, seeing = moved(base.model, trained.model)

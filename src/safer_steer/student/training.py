@@ -23,7 +23,7 @@ from safer_steer.config import Config, Student
 from safer_steer.errors import UserError, shortened
 from safer_steer.student import processes
 from safer_steer.student.adapters import adapter_weights, is_adapter, write_adapter
-from safer_steer.student.load import load_student
+from safer_steer.student.load import load_model_config, load_student
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.sharding import check_sharding, gather_head, whole_model
 
@@ -129,6 +129,8 @@ def common_arguments(config: Config, folder: Path, save_steps: int, seed: int) -
         "dataloader_pin_memory": False,
         # A dialogue without a picture gives a vision tower no gradients, while other processes may have some.
         "ddp_find_unused_parameters": not (config.student.freeze_vision or config.student.lora_rank),
+        # Of a mixture of experts, TRL would add a loss that teaches the router to use all alike.
+        "router_aux_loss_coef": 0.0,
     }
 
 
@@ -250,12 +252,22 @@ def save_trained(trainer: Trainer, processor: Any, folder: Path, student: Studen
             _replace(folder, processor, lambda part: write_adapter(model, part, weights))
     else:
         whole = whole_model(trainer, start)
+        if whole:
+            _as_published(whole, start)
 
         def write() -> None:
             assert whole, "the first process has it"
             save_model(whole, processor, folder, student)
 
     processes.decided(write)
+
+
+def _as_published(model: PreTrainedModel, start: str) -> None:
+    """Undo what TRL's trainers set in the config for the router's loss."""
+    text, was = model.config.get_text_config(), load_model_config(start).get_text_config()
+    for name in ("output_router_logits", "router_aux_loss_coef"):
+        if hasattr(was, name):
+            setattr(text, name, getattr(was, name))
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
