@@ -106,6 +106,22 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(images._pictures) <= 3
 
 
+def test_a_picture_that_left_the_memory_is_read_again_and_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_KEPT", 1)
+    paths = [draw(tmp_path / f"{number}.png") for number in range(2)]
+    first, _ = (load_picture(tmp_path, path.name, 200) for path in paths)
+    with monkeypatch.context() as without:
+        without.setattr(scaling, "decode", None)
+        assert load_picture(tmp_path, "0.png", 200) == first
+    load_picture(tmp_path, "1.png", 200)
+    times = paths[0].stat()
+    draw(paths[0], colour="red")
+    os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert load_picture(tmp_path, "0.png", 200).sha256 != first.sha256, "others' bytes at the same time"
+
+
 @pytest.mark.parametrize("side", [13_300, 60_000])
 def test_a_decompression_bomb_is_told_from_the_header(
     tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch

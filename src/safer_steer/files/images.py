@@ -99,6 +99,9 @@ class Picture:
 
 
 _pictures: OrderedDict[tuple[str, str, int | None, int], Picture] = OrderedDict()
+_whole: dict[tuple[str, str, int | None, int], tuple[str, str]] = {}
+"""Hash and MIME type of the files that were decoded once and are used as they are. They are not decoded again
+once their bytes have left the cache: that is most of the time that reading a picture takes."""
 _lock = Lock()
 
 
@@ -119,9 +122,16 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     if changed is None:
         raise UserError(f"{path}: no such picture; check the `images` of the row that names it")
     check_header(path, str(path))
-    picture = picture_from(path.read_bytes(), relative, max_pixels, str(path))
+    data = path.read_bytes()
+    digest, mime = _whole.get(key, ("", ""))
+    if digest and hashlib.sha256(data).hexdigest() == digest:
+        picture = Picture(relative, data, digest, mime)
+    else:
+        picture = picture_from(data, relative, max_pixels, str(path))
     with _lock:
         _pictures[key] = picture
+        if picture.rewritten_from is None:
+            _whole[key] = picture.sha256, picture.mime
         while len(_pictures) > 1 and (
             len(_pictures) > _KEPT or sum(len(one.data) for one in _pictures.values()) > _KEPT_BYTES
         ):
