@@ -22,6 +22,7 @@ from endpoint_server import EndpointServer, fails, says
 from safer_steer.bench.answers import COUNTED
 from safer_steer.bench.results import Summary
 from safer_steer.cli import app
+from safer_steer.files.manifest import Manifest
 from safer_steer.workers import PATIENCE
 from served_bench import Models, bench, line, rows, suite, verdict
 from threads import serving
@@ -152,6 +153,8 @@ def test_exported_answers_are_judged_anew_whatever_lies_in_their_folder(
     config |= {"rl": {"rollouts": {"engine": "planted:make"}}}
     (answers / "config.yaml").write_text(yaml.safe_dump(config))
     (answers / "planted.py").write_text("open('ran', 'w')")
+    manifest = Manifest(answers)
+    manifest.record("answers", tuple(manifest.stages["answers"]["outputs"]), (), {})
     models.does["j"] = verdict(0)
     with contextlib.chdir(answers):
         result = bench("--judge-only", ".", *judging)
@@ -159,6 +162,55 @@ def test_exported_answers_are_judged_anew_whatever_lies_in_their_folder(
     entry = json.loads((tmp_path / "answers-judged/j/summary.json").read_text())["models"]["m"]
     assert entry["multi_turn"]["mine"]["safe"]["value"] == 0
     assert not (answers / "ran").exists() and models.asked == {"m": 6, "j": 12}
+
+
+@pytest.mark.slow
+def test_exported_answers_that_were_changed_are_judged_only_if_that_is_wanted(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    first, second = suite(tmp_path, 3, turns=2).rename(tmp_path / "z.jsonl"), suite(tmp_path, 2, turns=2)
+    run, answers, judging = (
+        tmp_path / "run",
+        tmp_path / "answers",
+        ("--judge-model", "j", "--judge-base-url", url),
+    )
+    begun = ("--no-check", "--model", "m", "--base-url", url, "--suite", first, "--suite", second, *judging)
+    assert bench(*begun, "--out", run).exit_code == 0
+    CliRunner().invoke(app, ["export", str(run), "--answers", "--to", str(answers)])
+    journal = answers / "bench/m/z.jsonl"
+    journal.write_text(journal.read_text().replace("No, I will not.", "Another answer.", 1))
+    (answers / "summary.json").unlink()
+    again = ("--no-check", "--judge-only", answers, *judging)
+    said = line(bench(*again))
+    assert f"{answers}: bench/m/z.jsonl: changed since `answers` finished, and 1 more; restore it, or" in said
+    assert "delete manifest.json there to judge what there is now" in said and models.asked["j"] == 6
+    (answers / "manifest.json").unlink()
+    assert bench(*again).exit_code == 0
+    suites = Summary.read(tmp_path / "answers-judged/j/summary.json").suites("m", "multi_turn")
+    assert [*suites] == ["z", "mine"], "the order that intervals depend on, which the summary had"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manifest", ["none", "forged"])
+def test_verdicts_in_a_folder_without_a_manifest_do_not_count_and_others_are_named(
+    tmp_path: Path, url: str, models: Models, manifest: str
+) -> None:
+    run, got, judging = tmp_path / "run", tmp_path / "got", ("--judge-model", "j", "--judge-base-url", url)
+    begun = ("--no-check", "--model", "m", "--base-url", url, "--suite", suite(tmp_path, 3), *judging)
+    assert bench(*begun, "--out", run).exit_code == 0
+    CliRunner().invoke(app, ["export", str(run), "--answers", "--to", str(got)])
+    shutil.copyfile(run / "cache.sqlite", got / "cache.sqlite")
+    written = (got / "manifest.json").read_text()
+    (got / "manifest.json").write_text(written.replace('"answers":', '"bench":'))
+    if manifest == "none":
+        (got / "manifest.json").unlink()
+    models.does["j"] = verdict(0)
+    done = bench("--no-check", "--judge-only", got, *judging)
+    assert done.exit_code == 0
+    named = f"judge: verdicts in {got}/cache.sqlite count; if that folder is not yours, move the file away"
+    assert (named in " ".join(done.stderr.split())) is (manifest == "forged")
+    assert models.asked["j"] == (3 if manifest == "forged" else 6)
+    assert (tmp_path / "got-judged/j").is_dir() is (manifest == "none")
 
 
 @pytest.mark.slow

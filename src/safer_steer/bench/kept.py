@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safer_steer.bench.adaptive.results import NotKept
-from safer_steer.bench.results import EXPORTED, Summary, judged_in
+from safer_steer.bench.results import EXPORTED, Summary, is_run, judged_in
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config
 from safer_steer.config.file import config_in, in_words
@@ -19,7 +19,7 @@ from safer_steer.dialogue import Dialogue, StopReason, Turn, read_dialogues, to_
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.files.manifest import Manifest
+from safer_steer.files.manifest import Manifest, verify
 from safer_steer.files.meta import OF_JUDGE, without
 from safer_steer.files.store import file_name, read_rows, write_atomic
 from safer_steer.metrics import state
@@ -97,14 +97,13 @@ def judging_config(
     `bench.verdict`; they are also asked whether requests enable harm where the run's were.
 
     Raises:
-        UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
+        UserError: it is no run folder, has no suites, or the judge's settings do not fit its config; or it
+            is an export that was changed.
     """
     config = config_in(run, "an earlier `safer-steer bench --out`")
+    _refuse_changed(run)
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
-    order = list[str]()  # on which intervals depend
-    for model in Summary.read(run / "summary.json").models.values():
-        for protocol in model.values():
-            order += protocol.suites
+    order = _order(config, run, {file.stem for file in files})
     files.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
@@ -130,6 +129,25 @@ def judging_config(
         return Config.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"bench: {in_words(error)}") from None
+
+
+def _refuse_changed(run: Path) -> None:
+    """Raises `UserError` if the files of exported answers are others than were exported."""
+    if EXPORTED in Manifest(run).stages and (edits := verify(run)):
+        more = f", and {len(edits) - 1} more" if len(edits) > 1 else ""
+        raise UserError(
+            f"{run}: {edits[0]}{more}; restore it, or delete manifest.json there to judge what there is now"
+        )
+
+
+def _order(config: Config, run: Path, suites: set[str]) -> list[str]:
+    """The order in which a run's suites were played, on which intervals depend: that of its config, if it
+    names all of them, or that of its results."""
+    order = [Path(name).stem for name in config.bench.suites]
+    if suites <= set(order):
+        return order
+    models = Summary.read(run / "summary.json").models.values()
+    return [name for model in models for protocol in model.values() for name in protocol.suites]
 
 
 def forget_other_answers(source: Path, folder: Path) -> bool:
@@ -165,7 +183,7 @@ def judged_folder(run: Path, judges: Iterable[str]) -> Path:
 
 
 def kept_replies(run: Path) -> list[Path]:
-    """The caches of replies of a run, and of the benches that judged its answers; of exported answers, only
+    """The caches of replies of a run, and of the benches that judged its answers; where it is no run, only
     of these benches."""
-    own = () if EXPORTED in Manifest(run).stages else (run / CACHE,)
+    own = (run / CACHE,) if is_run(run) else ()
     return [path for path in (*own, *sorted(judged_in(run).glob(f"*/{CACHE}"))) if path.is_file()]

@@ -376,9 +376,16 @@ EXPORTED = "answers"
 """The stage in the manifest of a folder that `export --answers` wrote."""
 
 
+def is_run(folder: Path) -> bool:
+    """Whether it is a run, and neither exported answers nor a folder without a manifest: those are somebody
+    else's, and what lies in them may be forged."""
+    manifest = Manifest(folder)
+    return manifest.path.is_file() and EXPORTED not in manifest.stages
+
+
 def judged_in(run: Path) -> Path:
-    """The folder of all that judged a run's answers later: `judged` in it. Of exported answers, which
-    somebody else may have made, it is beside them: what lies in theirs may be forged."""
-    if EXPORTED not in Manifest(run).stages:
+    """The folder of all that judged a run's answers later: `judged` in it, or beside it if it is none
+    (`is_run`)."""
+    if is_run(run):
         return run / "judged"
     return run.resolve().with_name(f"{run.resolve().name}-judged")

@@ -83,7 +83,7 @@ class Manifest:
                     _Entry.model_validate(entry)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise UserError(
-                    f"{self.path}: not a valid manifest; move it away to run every stage again"
+                    f"{self.path}: not a valid manifest; restore it, or move it away to run every stage again"
                 ) from None
 
     def finished(self, stage: str) -> bool:

@@ -59,7 +59,10 @@ def judge_kept(
         prepared(config, folder, show, ("bench",), fresh, kept=True, try_models=try_models) as run,
         reported(run),
     ):
-        run.read_also(path for path in kept_replies(source) if path.parent.resolve() != folder.resolve())
+        caches = [path for path in kept_replies(source) if path.parent.resolve() != folder.resolve()]
+        for cache in caches:
+            show.say(f"judge: verdicts in {cache} count; if that folder is not yours, move the file away")
+        run.read_also(caches)
         if forget_other_answers(source, folder):
             run.manifest.stages.pop("bench", None)
         measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, source, ())
