@@ -20,8 +20,10 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, fails, says
 from safer_steer.bench.answers import COUNTED
+from safer_steer.bench.protocol import read as read_protocol
 from safer_steer.bench.results import Summary
 from safer_steer.cli import app
+from safer_steer.config.file import config_in
 from safer_steer.files.manifest import Manifest
 from safer_steer.workers import PATIENCE
 from served_bench import Models, bench, line, rows, suite, verdict
@@ -162,6 +164,22 @@ def test_exported_answers_are_judged_anew_whatever_lies_in_their_folder(
     entry = json.loads((tmp_path / "answers-judged/j/summary.json").read_text())["models"]["m"]
     assert entry["multi_turn"]["mine"]["safe"]["value"] == 0
     assert not (answers / "ran").exists() and models.asked == {"m": 6, "j": 12}
+
+
+def test_an_export_says_how_models_were_asked_though_the_config_changed_since(
+    tmp_path: Path, url: str
+) -> None:
+    mine, run, answers = suite(tmp_path, 3), tmp_path / "run", tmp_path / "answers"
+    models = ("--no-check", "--model", "m", "--base-url", url, "--judge-model", "j", "--judge-base-url", url)
+    begun = (*models, "--suite", mine, "--out", run, "--set", "roles.judge.max_tokens=99")
+    assert bench(*begun).exit_code == 0
+    later = ("--set", "roles.judge.max_tokens=77", "--set", "roles.target.max_tokens=55")
+    assert "done already" in bench(*begun, *later).stderr
+    CliRunner().invoke(app, ["export", str(run), "--answers", "--to", str(answers)])
+    roles, held = config_in(answers).roles, read_protocol(answers / "protocol.yaml")
+    [judge] = held.judges
+    assert roles["judge"].max_tokens == judge.max_tokens == 99
+    assert roles["target"].max_tokens == held.answers.max_tokens == 2048
 
 
 @pytest.mark.slow

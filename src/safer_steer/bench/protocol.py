@@ -142,14 +142,18 @@ ELSEWHERE = {"attackers", "trained", "intents", "at_most"}
 """Keys of `bench.adaptive` for which the protocol has parts of its own."""
 
 
+def of_students(folder: Path) -> bool:
+    """Whether the answers kept in a folder are those of a run's own models."""
+    return any((folder / "bench" / name).is_dir() for name in LABELS)
+
+
 def protocol_of(config: Config, folder: Path, answering: Answering) -> Protocol:
     """The protocol of a bench by this config whose suites are in `folder`. Raises `UserError` if the protocol
     of an earlier bench is damaged, or an adapter is missing."""
     earlier = None
     if isinstance(answering, Path):
-        of_students = any((answering / "bench" / name).is_dir() for name in LABELS)
         earlier = read(answering / FILE) if (answering / FILE).is_file() else None
-        answering = "students" if of_students else "target"
+        answering = "students" if of_students(answering) else "target"
     bench, attackers = config.bench, config.attacker_roles()
     judging = "judge_requests" if bench.judge_requests else "judge"
     shows = bench.adaptive is not None and bench.adaptive.show_text

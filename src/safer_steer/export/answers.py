@@ -13,8 +13,11 @@ from typing import Any
 
 import yaml
 
+from safer_steer.bench.protocol import FILE as PROTOCOL
+from safer_steer.bench.protocol import Protocol, of_students
+from safer_steer.bench.protocol import read as read_protocol
 from safer_steer.bench.results import EXPORTED, Summary
-from safer_steer.config import Config
+from safer_steer.config import Config, Role, RoleName
 from safer_steer.config.bench import told_by
 from safer_steer.config.file import config_in
 from safer_steer.errors import UserError
@@ -58,15 +61,28 @@ def export_answers(run: Path, to: Path) -> list[str]:
         for name in manifest.stages["bench"]["files"]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run / name, part / name)
+        held = read_protocol(part / PROTOCOL)
+        _ask_as(held, config, part)
         write_atomic(part / "config.yaml", yaml.safe_dump(_settings(config, part), sort_keys=False))
-        held = yaml.safe_load((part / "protocol.yaml").read_text())
         judges = ", ".join(config.models_of("judge")) if config.bench.judged else "none"
-        facts = {"name": config.name, "protocol": held["sha256"], "judges": judges}
+        facts = {"name": config.name, "protocol": held.sha256, "judges": judges}
         write_atomic(part / "README.md", _README.format(**facts))
         contents = ("README.md", "config.yaml", *STAGES["bench"].writes)
         Manifest(part).record(EXPORTED, contents, (), facts_of(run, config.name, manifest.stages))
     dialogues = sum(path.read_bytes().count(b"\n") for path in to.glob("bench/*/*.jsonl"))
     return [f"{dialogues:,} dialogues of {len([*(to / 'bench').iterdir()])} models; judges: {judges}"]
+
+
+def _ask_as(held: Protocol, config: Config, folder: Path) -> None:
+    """Have the config ask as the bench did: a token limit may have been changed since."""
+    in_use: dict[RoleName, Any] = {"judge": held.judges, "attacker": held.attackers}
+    in_use["target"] = not of_students(folder)
+    for name in filter(in_use.get, in_use):
+        entry = config.roles.setdefault(name, Role())
+        for role in entry if isinstance(entry, list) else [entry]:
+            model = config.role(name).model if name == "attacker" else role.model
+            for key, value in held.sampling(name, model).items():
+                setattr(role, key, value)
 
 
 def _settings(config: Config, folder: Path) -> dict[str, Any]:
