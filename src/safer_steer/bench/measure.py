@@ -319,17 +319,20 @@ async def measure(
     """
     part = in_parts(progress, _dialogues_in(suites, attacks))
     ending = EndsAtBreach(critic) if critic else None
+    on_suites = [assistant_for(suite) for suite in suites]  # before any is played: a journal may be missing
+    on_attacks = [assistant_for(attack) for attack in attacks]
 
     def playing(
-        one: Suite | Attack, critic: Critic | None, user: User | None = None
+        one: Suite | Attack, assistant: Assistant, critic: Critic | None, user: User | None = None
     ) -> Coroutine[Any, Any, Iterator[Dialogue]]:
-        assistant, journal = assistant_for(one), one.journal(out)
+        journal = one.journal(out)
         return play_all(
             one.seeds, assistant, critic, journal, user=user, concurrency=in_play, progress=part()
         )
 
-    work = [playing(suite, critic) for suite in suites]
-    work += [playing(attack, ending, attack.user) for attack in attacks]
+    work = [playing(suite, assistant, critic) for suite, assistant in zip(suites, on_suites, strict=True)]
+    for attack, assistant in zip(attacks, on_attacks, strict=True):
+        work.append(playing(attack, assistant, ending, attack.user))
     journals = await side_by_side(work)
     results: Results = {}
     for suite, dialogues in zip(suites, journals, strict=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -249,16 +250,18 @@ def test_tries_that_were_not_played_to_their_end_are_no_result_for_another_judge
     assert {row.id for row in again} == {row.id for row in rows}
 
 
-def test_a_journal_that_is_missing_is_one_line(tmp_path: Path) -> None:
+def test_a_journal_that_is_missing_is_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     source, config = tmp_path / "run", config_of(attackers=["sandbox-a", "sandbox-b"], tries=1)
     kept_by(source, config)
     measured(config, source, lambda: Wary(source))
-    journal_of(source / "bench" / "m", "adaptive", "sandbox-b").unlink()
     judged = judging_config(source, [Role(model="sandbox")])
-    with pytest.raises(
-        UserError, match=r"adaptive_sandbox-b.jsonl: no such file; run that bench again first"
-    ):
-        measured(judged, tmp_path / "out", lambda: KeptModel(source / "bench" / "m"), attacker=None)
+    for missing in ("adaptive_sandbox-b", "twin"):
+        rows = (source / f"bench/m/{missing}.jsonl").rename(tmp_path / "away")
+        with pytest.raises(UserError, match=f"{missing}.jsonl: no such file; run that bench again first"):
+            measured(judged, tmp_path / "out", lambda: KeptModel(source / "bench" / "m"), attacker=None)
+        rows.rename(source / f"bench/m/{missing}.jsonl")
+    gc.collect()
+    assert not [one for one in recwarn if "never awaited" in str(one.message)]
 
 
 def test_an_attacker_that_declines_is_counted_and_one_that_is_down_is_no_result(tmp_path: Path) -> None:
