@@ -27,9 +27,10 @@ from safer_steer.training.refusals import refuse_lost_inputs
 from safer_steer.training.sft import fine_tune
 from sft_run import checks, loss_of_the_base, losses, prepared
 from tiny_families import FAMILIES, OTHERS, built
+from tiny_tried import TRIED
 
 SYSTEM = "You are a helpful assistant."
-TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe"]
+TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe", *TRIED]
 
 
 def settings(family: str, config: Config) -> Config:

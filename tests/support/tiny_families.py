@@ -23,11 +23,11 @@ from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProce
 
 import tiny_further as further
 import tiny_others as others
+import tiny_tried as tried
 from places import ROOT
 from safer_steer.student.modules import parts_of
-from tiny_parts import VISION, Built, template, text, tokenizer
+from tiny_parts import ROPE, VISION, Built, template, text, tokenizer
 
-ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
 QWEN = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
@@ -270,7 +270,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "fast_vlm": further.fast_vlm,
 }
 """Those that every test of families runs."""
-OTHERS = others.OTHERS | {"qwen3_vl_moe": qwen3_vl_moe}
+OTHERS = others.OTHERS | tried.TRIED | {"qwen3_vl_moe": qwen3_vl_moe}
 """Those that are refused, or tried in one step (tests/student/test_other_families.py)."""
 
 SHIPPED = {"qwen3_5": "qwen3.5-chat.jinja", "gemma4": "gemma4-chat.jinja"}

@@ -9,8 +9,8 @@ the weights that sampled.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,8 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         images = {path: _opened(path) for row in inputs for path in row["images"]}
         for row in inputs:
             row["images"] = [images[path] for path in row["images"]]
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with _tiles_of_a_grid(self.processing_class.image_processor):
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -173,6 +174,26 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
             self._sums.zero_()
             self._largest = 0.0
         super().log(logs, start_time)
+
+
+@contextmanager
+def _tiles_of_a_grid(images: Any) -> Iterator[None]:
+    """Answers a question of TRL's. It takes pixels [patches, 3, height, width] for InternVL's tiles, and asks
+    the image processor for their number by `crop_to_patches`, which others do not know. Where the patches are
+    in `image_grid_thw`, as with Kimi K2.5, the number is not used."""
+    prepare = images.preprocess
+
+    def preprocess(pictures: Any, *args: Any, **options: Any) -> Any:
+        if "crop_to_patches" in options:
+            return {"num_patches": torch.ones(sum(map(len, pictures)), dtype=torch.long)}
+        return prepare(pictures, *args, **options)
+
+    if "image_grid_thw" in images.model_input_names:
+        images.preprocess = preprocess
+    try:
+        yield
+    finally:
+        vars(images).pop("preprocess", None)
 
 
 def _opened(path: str) -> Image.Image:
