@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
 
 import safer_steer.student.training_trial as trial
 from family_run import Scoring, config_of, write_seeds
@@ -22,6 +23,7 @@ from safer_steer.student.load import LoadedStudent, empty_model, load_model_conf
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.proof import _prove, load_renderer
 from safer_steer.student.training_trial import try_training
+from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.training.grpo import reinforce
 from safer_steer.training.refusals import refuse_lost_inputs
 from safer_steer.training.sft import fine_tune
@@ -318,6 +320,33 @@ def test_inputs_that_grpo_would_lose_are_refused() -> None:
         match=r"^student .*: TRL's GRPO hands target_sizes not on to the model.* rl\.algorithm: dpo$",
     ):
         refuse_lost_inputs(renderer)
+
+
+WIDE, TALL = Image.new("RGB", (112, 56), "blue"), Image.new("RGB", (84, 112), "red")
+
+
+@pytest.mark.parametrize("shown", [[[WIDE], [TALL]], [[TALL], [WIDE]], [[TALL, WIDE], [], [WIDE]]])
+def test_inputs_that_some_pictures_have_are_given_with_those(shown: list[list[Image.Image]]) -> None:
+    _, processor = built("step3p7")
+    renderer = load_renderer(processor, SYSTEM)
+    assert renderer.picture_inputs == ("pixel_values", "num_local_patches", "pixel_values_local")
+    talk = ["What is it?", "A box.", "And that?", "No.", "Why?"]
+    whole = renderer.rendered(talk, shown)
+    ours = model_inputs([Transcript.of(renderer, talk, shown)], "right")
+    assert all(torch.equal(ours[name], whole[name]) for name in renderer.picture_inputs)
+    with pytest.raises(UserError, match=r"hands num_local_patches, pixel_values_local not on.*: dpo$"):
+        refuse_lost_inputs(renderer)
+
+
+@pytest.mark.slow
+def test_a_step_of_sft_on_pictures_of_which_some_have_further_inputs(tmp_path: Path) -> None:
+    config = prepared("step3p7", tmp_path, 1, 2)
+    WIDE.save(tmp_path / "images/2.png")
+    wanted = loss_of_the_base(config, tmp_path)
+    fine_tune(config, tmp_path)
+    assert losses(tmp_path) == [pytest.approx(wanted, abs=1e-4)]
+    (row,) = checks(tmp_path)
+    assert row["picture_tokens"] == row["picture_features"] > 0 and row["pixel_gap"] == 0
 
 
 def test_statistics_of_a_frozen_tower_stay(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safer_steer.student.load import load_processor, renderer_of
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.training import lora
 from student_parts import tiny_config
+from tiny_families import built
 
 SYSTEM = "You are a helpful assistant."
 
@@ -103,6 +104,22 @@ def test_a_processor_that_prepares_pictures_otherwise_is_refused() -> None:
         UserError, match="makes another pixel_values of a dialogue with a picture in a later turn"
     ):
         load_renderer(Darker(load_processor(str(SHIPPED))), SYSTEM)
+
+
+class Forgetful(Darker):
+    """A processor that makes no mask of a picture that fills its row."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        made = self.inside(**inputs)
+        if "pixel_attention_mask" in made and made["pixel_attention_mask"].all():
+            del made["pixel_attention_mask"]
+        return made
+
+
+def test_a_processor_that_gives_rows_of_pictures_other_inputs_is_refused() -> None:
+    _, processor = built("idefics2")
+    with pytest.raises(UserError, match="its processor gives some pictures other inputs than others; choose"):
+        load_renderer(Forgetful(processor), SYSTEM)
 
 
 def test_a_template_that_takes_pictures_in_the_first_turn_alone_renders_them_there() -> None:

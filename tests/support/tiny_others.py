@@ -15,6 +15,7 @@ from transformers.models.minicpmv4_6 import MiniCPMV4_6ImageProcessor
 from transformers.models.mllama import MllamaImageProcessor
 from transformers.models.ovis2 import Ovis2ImageProcessor
 from transformers.models.pixtral import PixtralImageProcessor
+from transformers.models.step3p7 import Step3p7ImageProcessor
 
 from tiny_further import FASTVLM
 from tiny_parts import VISION, Built, text, tokenizer
@@ -310,6 +311,31 @@ def granite4_vision() -> Built:
     ), processor
 
 
+def step3p7() -> Built:
+    """Step 3.7. Elongated pictures have local patches beside the whole, others have none."""
+    patches = ["<im_patch>", "<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>"]
+    words = tokenizer(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *patches],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+    size = {"height": 112, "width": 112}
+    processor = hf.Step3p7Processor(
+        image_processor=Step3p7ImageProcessor(size=size, patch_size=56, vision_patch_size=7),
+        tokenizer=words,
+        chat_template=chat("", "<|im_start|>ROLE\n", "<|im_end|>\n", "<im_patch>"),
+    )
+    said = text(words, head_dim=16, sliding_window=512, n_routed_experts=4, num_local_experts=4)
+    said |= {"num_experts_per_tok": 2, "moe_intermediate_size": 32, "share_expert_dim": 32}
+    said |= {"mlp_layer_types": ["dense", "sparse"], "layer_types": ["sliding_attention", "full_attention"]}
+    vision = VISION | {"image_size": 112, "patch_size": 7, "mlp_ratio": 2.0}
+    return hf.Step3p7Config(
+        text_config=said,
+        vision_config=vision | {"max_position_embeddings": 256},
+        image_token_id=words.convert_tokens_to_ids("<im_patch>"),
+    ), processor
+
+
 OTHERS: dict[str, Callable[[], Built]] = {
     "aya_vision": aya_vision,
     "cohere2_vision": cohere2_vision,
@@ -320,4 +346,5 @@ OTHERS: dict[str, Callable[[], Built]] = {
     "minicpmv": minicpmv,
     "ovis2": ovis2,
     "granite4_vision": granite4_vision,
+    "step3p7": step3p7,
 }

@@ -281,7 +281,8 @@ def _alike(one: Transcript, other: Transcript) -> bool:
     if one.ids != other.ids or len(one.pictures) != len(other.pictures):
         return False
     return all(
-        mine is theirs or all(torch.equal(mine[name], theirs[name]) for name in mine)
+        mine is theirs
+        or (mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine))
         for mine, theirs in zip(one.pictures, other.pictures, strict=True)
     )
 

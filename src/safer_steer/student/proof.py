@@ -96,12 +96,18 @@ def _prove(renderer: Renderer, dialogue: str, pictures: Pictures) -> None:
         raise renderer.refused(_OTHERWISE.format(cut="reasoning"))
     try:
         whole = renderer.rendered(talk, pictures)
-        ours = model_inputs([Transcript.of(renderer, talk, pictures)], "right")
+        transcript = Transcript.of(renderer, talk, pictures)
     except UserError:
         raise
     except Exception as error:  # as above
         raise renderer.refused(
             f"its processor cannot take {dialogue} ({reason_of(error)}); choose another model"
+        ) from None
+    try:
+        ours = model_inputs([transcript], "right")
+    except (KeyError, ValueError, RuntimeError):  # they do not join
+        raise renderer.refused(
+            "its processor gives some pictures other inputs than others; choose another model"
         ) from None
     if whole["input_ids"][0].tolist() != ours["input_ids"][0].tolist():
         raise renderer.refused(_who_differs(renderer, dialogue, talk, pictures))

@@ -78,10 +78,10 @@ class Renderer:
         """What the template writes between its opening and a past answer; a model samples it itself."""
         self.later_pictures = True
         """Whether user turns after the first may show pictures; `proof.load_renderer` finds out."""
-        two = self._pictures_of_a_probe()
-        self.picture_inputs = tuple(two)
-        """Names of the inputs of the vision tower."""
-        self.rowwise = frozenset(n for n, tensor in two.items() if tensor.ndim > 1 and len(tensor) == 1)
+        several = self._pictures_of_a_probe()
+        self.picture_inputs = tuple(several)
+        """Names of the inputs of the vision tower. A picture may have some of them alone."""
+        self.rowwise = frozenset(n for n, tensor in several.items() if tensor.ndim > 1 and len(tensor) == 1)
         """Picture inputs of shape [dialogues, pictures, ...]; all others are [pictures or patches, ...]."""
 
     def _first_talk(self) -> str:
@@ -176,8 +176,9 @@ class Renderer:
         )
 
     def _pictures_of_a_probe(self) -> dict[str, torch.Tensor]:
-        """The picture inputs of a first turn with two pictures."""
-        images = [Image.new("RGB", (112, 84), "grey"), Image.new("RGB", (84, 112), "grey")]
+        """The picture inputs of a first turn with several pictures. Of an elongated one, processors may give
+        parts, too."""
+        images = [Image.new("RGB", size, "grey") for size in ((112, 84), (84, 112), (168, 56))]
         try:
             seeing, blind = self.user_turn(QUESTION, images, True), self.user_turn(QUESTION, [], True)
         except Exception as error:  # the same for a processor

@@ -142,18 +142,21 @@ def pictures_of(
 
     Args:
         rowwise: inputs of shape [dialogues, pictures, ...]. There a dialogue without pictures has a row of
-            zeros, which models of this kind ignore.
+            zeros, which models of this kind ignore. Of all others, a picture may have some alone.
+
+    Raises:
+        KeyError: a turn lacks an input of `rowwise`.
     """
     turns = [turn for dialogue in dialogues for turn in dialogue]
     batch = {}
-    for name in turns[0] if turns else ():
+    for name in dict.fromkeys(name for turn in turns for name in turn):
         if name in rowwise:
             some = turns[0][name]
             none = some.new_zeros([1, 1, *some.shape[2:]])
             rows = [[turn[name] for turn in dialogue] or [none] for dialogue in dialogues]
             batch[name] = joined([joined(row, 1) for row in rows], 0)
         else:
-            batch[name] = joined([turn[name] for turn in turns], 0)
+            batch[name] = joined([turn[name] for turn in turns if name in turn], 0)
     return batch
 
 
