@@ -100,6 +100,16 @@ NUMBERED = (
             " another model",
         ),
         (
+            "paligemma",
+            "its processor takes no dialogue without pictures (`images` are expected as arguments to a"
+            " `PaliGemmaProcessor` instance.); choose another model",
+        ),
+        (
+            "chameleon",
+            "its processor writes a dialogue without pictures otherwise in one go than turn by turn: it adds"
+            " tokens to every turn; its chat template is not the cause; choose another model",
+        ),
+        (
             "pixtral",
             "its chat template leaves the system message out, or writes it into the last user turn, so that"
             ' every turn changes those before it; set student.system: "", or give another one in'

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import transformers as hf
+from transformers.models.chameleon import ChameleonImageProcessor
 from transformers.models.cohere2_vision import Cohere2VisionImageProcessor
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 from transformers.models.llama4 import Llama4ImageProcessor
@@ -336,6 +337,48 @@ def step3p7() -> Built:
     ), processor
 
 
+def paligemma() -> Built:
+    """Its processor takes no text without a picture. It comes without a template."""
+    specials = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    words = tokenizer(specials, True, eos_token="<eos>", pad_token="<pad>", bos_token="<bos>")
+    images = hf.SiglipImageProcessor(size={"height": 56, "width": 56})
+    images.image_seq_length = 16
+    opening, closing = "<start_of_turn>ROLE\n", "<end_of_turn>\n"
+    processor = hf.PaliGemmaProcessor(
+        image_processor=images, tokenizer=words, chat_template=chat("", opening, closing, "<image>")
+    )
+    return hf.PaliGemmaConfig(
+        text_config=text(words, model_type="gemma", head_dim=16),
+        vision_config=VISION | {"model_type": "siglip_vision_model", "image_size": 56, "patch_size": 14},
+        projection_dim=64,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    ), processor
+
+
+def chameleon() -> Built:
+    """Its processor ends every text with the token that ends a turn. It comes without a template."""
+    end, codes = "<reserved08706>", [f"IMGIMG{letter}Z" for letter in "ABCDEFGHIJKLMNOP"]
+    names = {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
+    words = tokenizer(
+        ["<pad>", "<s>", "</s>", end, *names.values(), *codes],
+        eos_token="</s>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        sep_token=end,
+        extra_special_tokens=names,
+    )
+    size = {"height": 32, "width": 32}
+    processor = hf.ChameleonProcessor(
+        image_processor=ChameleonImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+        tokenizer=words,
+        image_seq_length=16,
+    )
+    processor.chat_template = chat("", "", end, "<image>")
+    vq = {"embed_dim": 16, "num_embeddings": 16, "latent_channels": 16, "resolution": 32}
+    vq |= {"base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1}
+    return hf.ChameleonConfig(**text(words), vq_config=vq, vocabulary_map=words.get_vocab()), processor
+
+
 OTHERS: dict[str, Callable[[], Built]] = {
     "aya_vision": aya_vision,
     "cohere2_vision": cohere2_vision,
@@ -347,4 +390,6 @@ OTHERS: dict[str, Callable[[], Built]] = {
     "ovis2": ovis2,
     "granite4_vision": granite4_vision,
     "step3p7": step3p7,
+    "paligemma": paligemma,
+    "chameleon": chameleon,
 }

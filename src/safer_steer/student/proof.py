@@ -128,10 +128,14 @@ def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], pictures: P
         text += answer + renderer.bridge(user, pictures[number])
     if text != renderer.render(talk, pictures):
         return f"its chat template renders {dialogue} otherwise in one go than turn by turn; {ANOTHER}"
+    bridge = renderer.user_turn(QUESTION, [], first=False).ids
+    plain = renderer.tokenizer(renderer.bridge(QUESTION, []), add_special_tokens=False)["input_ids"]
     if any(pictures):
         why = "it numbers them, or gives a picture other tokens where a dialogue shows several"
-    elif renderer.user_turn(QUESTION, [], first=False).ids[0] != renderer.end:
+    elif bridge[0] != renderer.end:
         why = "it begins every turn with the token that begins a text"
+    elif bridge != plain:
+        why = "it adds tokens to every turn"
     else:
         return (
             "its tokenizer joins what its chat template writes before an answer with the answer, so the"

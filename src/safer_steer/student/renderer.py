@@ -23,6 +23,7 @@ from safer_steer.prompts.base import split_markers
 SYSTEM, QUESTION, ANSWER = "Sprobe", "Qprobe", "Aprobe"
 """Texts of the probe dialogue. A template writes them as they are."""
 ANOTHER = "give another one in student.chat_template: FILE"
+NO_PICTURES = "its chat template does not write pictures; choose a vision-language model"
 NO_LATER_PICTURES = (
     "its chat template takes pictures in the first user turn only; give one that takes them in every turn in"
     " student.chat_template: FILE, or scripts that show all pictures in their first turn"
@@ -180,12 +181,23 @@ class Renderer:
         parts, too."""
         images = [Image.new("RGB", size, "grey") for size in ((112, 84), (84, 112), (168, 56))]
         try:
-            seeing, blind = self.user_turn(QUESTION, images, True), self.user_turn(QUESTION, [], True)
-        except Exception as error:  # the same for a processor
+            writes = self.render([QUESTION], [images]) != self.render([QUESTION])
+        except Exception as error:  # as above
             raise self.cannot_render("a dialogue with pictures", error) from None
+        if not writes:
+            raise self.refused(NO_PICTURES)
+        seeing, blind = self._first_turn("with", images), self._first_turn("without", [])
         if not seeing.pictures or len(seeing.ids) <= len(blind.ids):
-            raise self.refused("its chat template does not write pictures; choose a vision-language model")
+            raise self.refused(NO_PICTURES)
         return seeing.pictures
+
+    def _first_turn(self, how: str, images: list[Image.Image]) -> UserTurn:
+        """A first turn, which the template renders. Raises `UserError` if the processor does not take it."""
+        try:
+            return self.user_turn(QUESTION, images, True)
+        except Exception as error:  # as of a template
+            why = f"its processor takes no dialogue {how} pictures ({reason_of(error)})"
+            raise self.refused(f"{why}; choose another model") from None
 
     def talk(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()) -> list[dict]:
         """Chat messages: the system message, then users and assistants in turn, beginning with a user.
