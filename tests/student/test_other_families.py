@@ -32,7 +32,7 @@ from tiny_families import FAMILIES, OTHERS, built
 from tiny_tried import TRIED
 
 SYSTEM = "You are a helpful assistant."
-TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe", *TRIED]
+TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe", "qwen3_5_moe", *TRIED]
 
 
 def settings(family: str, config: Config) -> Config:
@@ -127,6 +127,31 @@ def test_a_dialogue_that_cannot_be_written_turn_by_turn_is_refused(family: str, 
     with pytest.raises(UserError) as refused:
         load_renderer(processor, SYSTEM)
     assert str(refused.value) == f"student {type(processor).__name__}: {cause}"
+
+
+@pytest.mark.parametrize(
+    ("family", "ours", "own", "told"),
+    [
+        (
+            "llava",
+            "</s>",
+            "{{ ' ' }}",
+            "closes an answer with ' USER: Qprobe ASSIST', which is no special token",
+        ),
+        (
+            "glm4v_moe",
+            "{{ part['text'] }}",
+            "{{ part['text'].split('</think>')[-1] }}",
+            r"renders past answers otherwise than they were sampled \(it drops </think>, for instance\)",
+        ),
+    ],
+)
+def test_a_template_as_published_is_refused(family: str, ours: str, own: str, told: str) -> None:
+    _, processor = built.__wrapped__(family)
+    load_renderer(processor, SYSTEM)
+    processor.chat_template = processor.chat_template.replace(ours, own)
+    with pytest.raises(UserError, match=f"its chat template {told}"):
+        load_renderer(processor, SYSTEM)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +345,12 @@ def test_a_library_that_is_missing_is_named(kind: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_model_of_more_than_language_and_pictures_is_refused(tmp_path: Path) -> None:
+    hf.Qwen2_5OmniConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="qwen2_5_omni is not a vision-language model of this version of"):
+        empty_model(load_model_config(str(tmp_path)))
+
+
 def test_inputs_that_grpo_would_lose_are_refused() -> None:
     _, processor = built("fast_vlm")
     renderer = load_renderer(processor, SYSTEM)
@@ -374,7 +405,8 @@ def test_the_page_has_a_row_for_each_family() -> None:
         re.findall(r"^\| [\w .-]+ \(`(\w+)`\) \| .* \| (trained|refused)\b.* \|$", page, re.MULTILINE)
     )
     assert rows == dict.fromkeys([*FAMILIES, *TRAINED], "trained") | dict.fromkeys(
-        [*(family for family in OTHERS if family not in TRAINED), *NEEDS_TIMM[1:]], "refused"
+        [*(family for family in OTHERS if family not in TRAINED), *NEEDS_TIMM[1:], "Qwen2_5OmniConfig"],
+        "refused",
     )
     told = re.search(
         r"(\d+) pass every test as tiny models, (\d+) more\n  a step of training, and (\d+) are refused",

@@ -78,15 +78,17 @@ def qwen(name: str) -> Built:
     return hf.Qwen3_5Config(text_config=said, vision_config=vision, **ids), processor
 
 
-def qwen3_vl_moe() -> Built:
-    """Its experts are stacked parameters."""
-    config, processor = qwen("qwen3_vl")
+def qwen_moe(name: str) -> Built:
+    """Qwen3-VL MoE and Qwen3.5 MoE. Their experts are stacked parameters."""
+    config, processor = qwen(name)
+    kind = {"qwen3_vl": hf.Qwen3VLMoeConfig, "qwen3_5": hf.Qwen3_5MoeConfig}[name]
     said, vision = config.text_config.to_dict(), config.vision_config.to_dict()
     said |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
+    said |= {"shared_expert_intermediate_size": 32}
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return hf.Qwen3VLMoeConfig(
-        text_config=said | {"model_type": "qwen3_vl_moe_text"},
-        vision_config=vision | {"model_type": "qwen3_vl_moe_vision"},
+    return kind(
+        text_config=said | {"model_type": f"{name}_moe_text"},
+        vision_config=vision | {"model_type": f"{name}_moe_vision"},
         **{name: getattr(config, name) for name in ids},
     ), processor
 
@@ -270,10 +272,12 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "fast_vlm": further.fast_vlm,
 }
 """Those that every test of families runs."""
-OTHERS = others.OTHERS | tried.TRIED | {"qwen3_vl_moe": qwen3_vl_moe}
+OTHERS = others.OTHERS | tried.TRIED
+OTHERS |= {"qwen3_vl_moe": lambda: qwen_moe("qwen3_vl"), "qwen3_5_moe": lambda: qwen_moe("qwen3_5")}
 """Those that are refused, or tried in one step (tests/student/test_other_families.py)."""
 
 SHIPPED = {"qwen3_5": "qwen3.5-chat.jinja", "gemma4": "gemma4-chat.jinja"}
+SHIPPED["qwen3_5_moe"] = SHIPPED["qwen3_5"]
 """Families whose own chat template drops parts of past answers, and the one that takes its place."""
 
 
