@@ -43,7 +43,7 @@ from safer_steer.files.store import row_counts
 from safer_steer.run import agents, gates
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import prepared
-from safer_steer.stages import STAGES
+from safer_steer.stages import STAGES, built_on
 from safer_steer.student import processes
 from safer_steer.student.policy import engine_of
 from safer_steer.workers import Progress
@@ -310,8 +310,9 @@ def run_stage(
         prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run,
     ):
         run.override = frozenset(override)
-        for before in STAGES[stage].needs(config):
-            gates.hold(run, before)
+        for before in built_on(stage, config):
+            if before in run.manifest.stages:
+                gates.hold(run, before)
         if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
             assemble(run)  # it draws, asks nobody and takes no time
         WORK[stage](run)

@@ -252,3 +252,10 @@ STAGES: dict[str, Stage] = {
     )
 }
 """In the order of the method."""
+
+
+def built_on(stage: str, config: Config) -> tuple[str, ...]:
+    """All stages that one builds on, directly or not, in their order."""
+    direct = STAGES[stage].needs(config)
+    found = {*direct, *(before for one in direct for before in built_on(one, config))}
+    return tuple(name for name in STAGES if name in found)

@@ -13,6 +13,7 @@ from display import Quiet
 from made_up_run import write_jsonl, write_run
 from safer_steer import pipeline
 from safer_steer.config import Config
+from safer_steer.config.file import dump_config, with_stubs
 from safer_steer.config.gates import Band, GateName
 from safer_steer.errors import GateLeft, UserError
 from safer_steer.files.manifest import Manifest
@@ -97,8 +98,6 @@ def test_a_run_that_leaves_a_band_stops_and_an_override_is_on_the_record(tmp_pat
     (tmp_path / "manifest.json").write_text('{"stages": {}}')
     band = {"at_most": 0.2, "basis": "two runs of the sandbox"}
     config = Config.model_validate({"gates": {"kept_share": band, "sft_loss": {"at_most": 1}}})
-    from safer_steer.config.file import dump_config
-
     (tmp_path / "config.yaml").write_text(dump_config(config))
     with Run(config, tmp_path, Quiet()) as run:
         hold(run, "sft")
@@ -116,6 +115,25 @@ def test_a_run_that_leaves_a_band_stops_and_an_override_is_on_the_record(tmp_pat
     assert (noted["stage"], noted["gate"], noted["value"]) == ("bootstrap", "kept_share", 0.25)
     table = gates_table(tmp_path, config.model_dump(mode="json"))
     assert table and {row[0]: row[5] for row in table.rows}["kept_share"] == "overridden"
+
+
+def test_a_stage_alone_is_held_to_the_gates_of_all_stages_that_it_builds_on(tmp_path: Path) -> None:
+    """SFT builds on Stage I only by way of the dialogues."""
+    gates = {"generator_refusals": {"at_most": 0.1}, "twin_refusals": {"at_most": 0.1}}
+    config = Config.model_validate({"gates": gates})
+    attempts = [{"id": f"p{place}-benign:0", "failed": "refused: no"} for place in range(20)]
+    write_jsonl(tmp_path / "seeds" / "journal" / "0.jsonl", attempts)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    for stage in ("seeds", "assemble", "bootstrap", "sft"):
+        Manifest(tmp_path).record(stage, STAGES[stage].writes, (), {})
+    with pytest.raises(GateLeft, match=r"seeds: generator_refusals is 1, above 0\.1"):
+        pipeline.run_stage("sft", config, tmp_path, Quiet())
+    said = Quiet()
+    pipeline.run_stage("sft", config, tmp_path, said, override=["generator_refusals"])
+    assert said.lines[-1] == "sft: done already"
+    assert [(one["stage"], one["gate"]) for one in Manifest(tmp_path).overrides] == [
+        ("seeds", "generator_refusals")
+    ]
 
 
 def test_a_bench_that_leaves_a_band_has_its_page(tmp_path: Path) -> None:
@@ -150,8 +168,6 @@ def test_a_gate_that_could_never_be_measured_is_refused_at_once(
 
 
 def test_a_first_try_and_stubs_have_no_gates() -> None:
-    from safer_steer.config.file import with_stubs
-
     config = {"gates": {"kept_share": {"at_most": 1}}}
     assert not Config.model_validate(config | {"limit": 4}).gates
     assert not with_stubs(Config.model_validate(config)).gates
