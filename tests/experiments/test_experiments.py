@@ -24,7 +24,7 @@ from safer_steer.experiments.results import results, verdict
 from safer_steer.experiments.shown import markdown, wall_times
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
-from safer_steer.experiments.work import branch, checkable, plan, trunk_id
+from safer_steer.experiments.work import Job, branch, checkable, plan, trunk_id
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import difference_over_seeds
@@ -271,6 +271,19 @@ def test_a_branch_has_the_shared_stages_and_no_other(tmp_path: Path) -> None:
     assert shared.read_text() == "{}\n"
     branch(trunk, folder, config)
     assert ours.read_text() == "changed\n", "what is there stays"
+
+
+def test_a_job_that_left_a_gate_is_not_done_until_it_is_overridden(tmp_path: Path) -> None:
+    """Its last stage is entered before its gates are looked at."""
+    config = Config.model_validate({"gates": {"sft_loss": {"at_most": 0.1}}})
+    job = Job("up to SFT, seed 0", tmp_path, config, ("bootstrap", "sft"))
+    write_atomic(tmp_path / "config.yaml", dump_config(config))
+    write_atomic(tmp_path / "sft" / "metrics.jsonl", '{"step": 1, "loss": 9}\n')
+    manifest = Manifest(tmp_path)
+    manifest.record("sft", ("sft",), (), {})
+    assert not job.done()
+    manifest.override("sft", "sft_loss", None, {})
+    assert job.done()
 
 
 def played(id: str, marks: list[int], kind: Kind = Kind.RED_TEAM) -> Dialogue:

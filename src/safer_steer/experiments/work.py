@@ -25,6 +25,7 @@ from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Arm, Experiment, config_of
 from safer_steer.files.manifest import Manifest, config_sha256
 from safer_steer.files.store import AtWork, canonical, content_id, inside, locked, whole_folder, write_atomic
+from safer_steer.report.health.gates import kept
 from safer_steer.stages import STAGES
 from safer_steer.workers import side_by_side
 
@@ -132,13 +133,14 @@ class Job:
         return [[stage, *paths] for stage in self.stages]
 
     def done(self) -> bool:
-        """Whether an earlier command has finished it. Raises `UserError` if an input was changed since."""
+        """Whether an earlier command has finished it, within its gates. Raises `UserError` if an input was
+        changed since."""
         manifest = Manifest(self.folder)
         if not (self.folder / "config.yaml").is_file() or not manifest.finished(self.stages[-1]):
             return False
         for stage in self.stages:
             manifest.refuse_other_inputs(stage)
-        return True
+        return all(kept(self.folder, self.config.gates, stage) for stage in self.stages)
 
 
 def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:

@@ -54,6 +54,12 @@ def look(run: Path, gates: Gates, stage: str) -> Iterator[Looked]:
                 yield Looked(stage, gate, band, quantity, reading)
 
 
+def kept(run: Path, gates: Gates, stage: str) -> bool:
+    """Whether a finished stage is in its bands, or an override is noted where it is not."""
+    manifest = Manifest(run)
+    return all(manifest.overridden(stage, one.gate, None) for one in look(run, gates, stage) if one.left)
+
+
 def not_measurable(config: Config, stage: str) -> str:
     """Why a gate of a stage would never have a value under this config, in one line, or ""."""
     for gate in config.gates:
