@@ -19,6 +19,7 @@ from safer_steer.bench.adaptive.intents import Intent
 from safer_steer.config import Config
 from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
+from safer_steer.errors import ExitCode
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.results import results, verdict
 from safer_steer.experiments.shown import markdown, wall_times
@@ -284,6 +285,37 @@ def test_a_job_that_left_a_gate_is_not_done_until_it_is_overridden(tmp_path: Pat
     assert not job.done()
     manifest.override("sft", "sft_loss", None, {})
     assert job.done()
+
+
+def test_a_gate_ends_an_experiment_with_its_exit_code_and_can_be_overridden(tmp_path: Path) -> None:
+    """Stage I is done here, and its generator refused all."""
+    path = file_of(
+        tmp_path,
+        seeds=[0],
+        set={"gates.generator_refusals.at_most": 0.1},
+        arms={"SFT": SMALL["arms"]["SFT"]},
+        **{"compare": [], "paper": None},
+    )
+    out = tmp_path / "out"
+    trunk, _ = plan(load_experiment(path), path, out)[0]
+    refused = "".join(f'{{"id": "p{n}-benign:0", "failed": "refused: no"}}\n' for n in range(20))
+    write_atomic(trunk.folder / "seeds" / "journal" / "0.jsonl", refused)
+    write_atomic(trunk.folder / "config.yaml", dump_config(trunk.config))
+    Manifest(trunk.folder).record("seeds", ("seeds",), (), {})
+    command = ("experiment", path, "--out", out)
+    assert "--override generator_refusal: is no gate" in complaint(
+        safer_steer(*command, "--override", "generator_refusal")
+    )
+    stopped = safer_steer(*command)
+    assert stopped.exit_code == ExitCode.OUT_OF_BAND, stopped.output
+    line = stopped.stderr.splitlines()[-1]
+    assert line.startswith("gate: 2 of 2 runs failed; the first, up to SFT, seed 0: gate: seeds: generator_")
+    assert line.endswith(f"--override generator_refusals goes on all the same ({trunk.folder}.log)")
+    gone_on = safer_steer(*command, "--override", "generator_refusals")
+    said = gone_on.stderr.splitlines()[-1]
+    assert gone_on.exit_code == ExitCode.TO_FIX and "seeds/benign.jsonl: no such file" in said, "of assembly"
+    [noted] = Manifest(trunk.folder).overrides
+    assert (noted["stage"], noted["gate"]) == ("seeds", "generator_refusals")
 
 
 def played(id: str, marks: list[int], kind: Kind = Kind.RED_TEAM) -> Dialogue:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safer_steer.cli.app import app
+from safer_steer.cli.app import Override, app
 from safer_steer.config.file import config_in
 from safer_steer.errors import UserError, require
 
@@ -48,6 +48,7 @@ def experiment(
             " runs, with the rule's power by simulation. Results mark what is not in it as exploratory.",
         ),
     ] = False,
+    override: Override = None,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
     from safer_steer.experiments.registration import file_of, in_words, mark, register
@@ -56,6 +57,7 @@ def experiment(
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.work import finished, plan, work
     from safer_steer.files.store import write_atomic
+    from safer_steer.run.gates import names
     from safer_steer.run.preflight import cores_here
 
     if registers:
@@ -70,10 +72,12 @@ def experiment(
     jobs, runs = plan(settings, file, out)
     if not table_only:
         require("train", "experiment")
+        overridden = names(override or (), *(job.config for job in jobs))
         _check(jobs)
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
-        asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
+        processes = processes or min(4, cores)
+        asyncio.run(work(jobs, processes, cores, lambda line: typer.echo(line, err=True), overridden))
     runs = finished(settings, runs)
     outcome = results(settings, runs, jobs[-1].config.bench.max_unscored)
     outcome = mark(outcome, settings, file)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.changes import EVERY_KIND, settings_of
 from safer_steer.config.file import dump_config
-from safer_steer.errors import ExitCode, UserError
+from safer_steer.errors import ExitCode, GateLeft, UserError
 from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Arm, Experiment, config_of
 from safer_steer.files.manifest import Manifest, config_sha256
@@ -123,14 +123,14 @@ class Job:
     awaits: Job | None = None
     """Another job whose result it uses."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    failed: str | None = None
+    failed: UserError | GateLeft | None = None
     """Why it failed; None if it did not."""
 
-    @property
-    def commands(self) -> list[list[str]]:
-        """What is run, without the interpreter."""
+    def commands(self, override: Collection[str]) -> list[list[str]]:
+        """What is run, without the interpreter; `override` are gates, of which it may not have all."""
         paths = [str(self.folder.with_suffix(".yaml")), "--out", str(self.folder)]
-        return [[stage, *paths] for stage in self.stages]
+        overrides = [f"--override={gate}" for gate in self.config.gates if gate in override]
+        return [[stage, *paths, *overrides] for stage in self.stages]
 
     def done(self) -> bool:
         """Whether an earlier command has finished it, within its gates. Raises `UserError` if an input was
@@ -220,10 +220,14 @@ def _measured(folder: Path) -> bool:
     return manifest.finished("bench") or ("bench" not in manifest.stages and played_to_its_end(folder))
 
 
-async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
+async def work(jobs: list[Job], processes: int, cores: int, say: Say, override: Collection[str] = ()) -> None:
     """Do all jobs, at most `processes` at once, each with its share of the cores. Output goes to
-    `<folder>.log`. Raises `UserError` if one or more failed, once the others are done; names the first, its
-    log, and its last line."""
+    `<folder>.log`. `override` are gates that may be out of their bands.
+
+    Raises:
+        UserError: one or more failed; once the others are done. Names the first, its log, and its last line.
+        GateLeft: the first was ended by a gate.
+    """
     room = asyncio.Semaphore(processes)
     finished = 0
 
@@ -236,7 +240,7 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
             async with room:
                 begun = time.monotonic()
                 say(f"{job.name}: begun")
-                job.failed = await _do(job, max(1, cores // processes), say)
+                job.failed = await _do(job, max(1, cores // processes), say, override)
                 took = f"in {time.monotonic() - begun:.0f} s"
                 say(f"{job.name}: {'failed' if job.failed else 'done'} {took}")
         finished += 1
@@ -244,20 +248,20 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
         say(f"{finished} of {len(jobs)} over")
 
     await side_by_side(one(job) for job in jobs)
-    failed = [job for job in jobs if job.failed]
+    failed = [(job.name, job.failed) for job in jobs if job.failed]
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed; the first, {failed[0].name}: {failed[0].failed};"
-            " fix that and run the same command to go on"
-        )
+        name, why = failed[0]
+        by_gate = isinstance(why, GateLeft)  # which says how to go on
+        advice = "" if by_gate else "; fix that and run the same command to go on"
+        raise type(why)(f"{len(failed)} of {len(jobs)} runs failed; the first, {name}: {why}{advice}")
 
 
-async def _do(job: Job, threads: int, say: Say) -> str | None:
+async def _do(job: Job, threads: int, say: Say, override: Collection[str]) -> UserError | GateLeft | None:
     if job.after:
         branch(job.after.folder, job.folder, job.config)
     write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))
     log = job.folder.with_suffix(".log")
-    for command in job.commands:
+    for command in job.commands(override):
         await _left_alone(job, say)
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
@@ -276,7 +280,8 @@ async def _do(job: Job, threads: int, say: Say) -> str | None:
         if code == ExitCode.NO_RESULT:  # its dialogues are there, and the table counts those without a result
             say(f"{job.name}: {_last_line(log)}")
         elif code:
-            return f"{_last_line(log)} ({log})"
+            kind = GateLeft if code == ExitCode.OUT_OF_BAND else UserError
+            return kind(f"{_last_line(log)} ({log})")
     return None
 
 

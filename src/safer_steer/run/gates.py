@@ -61,11 +61,12 @@ def at_checkpoints(run: Run) -> AtCheckpoints | None:
     return AtCheckpoints(check, play, partial(forget_probes, run.folder))
 
 
-def names(overrides: Iterable[str], config: Config) -> frozenset[str]:
-    """The gates of `--override`. Raises `UserError` if one is none of the config's."""
+def names(overrides: Iterable[str], *configs: Config) -> frozenset[str]:
+    """The gates of `--override`. Raises `UserError` if one is none of these configs'."""
+    there = dict.fromkeys(gate for config in configs for gate in config.gates)
     for name in overrides:
-        if name not in config.gates:
-            gates = ", ".join(config.gates) or "none"
+        if name not in there:
+            gates = ", ".join(there) or "none"
             what = "is not in `gates` of the config" if name in get_args(GateName) else "is no gate"
             raise UserError(f"--override {name}: {what}; those there are: {gates}")
     return frozenset(overrides)
