@@ -175,6 +175,26 @@ def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     assert trained == {job.folder for job in longer if job.stages == ("rl",)}, "another bench, same students"
 
 
+def test_where_rl_probes_twins_the_benchs_suites_and_judgement_are_its_own(tmp_path: Path) -> None:
+    gated = {"gates.twin_refusals.at_most": 0.3, "bench.suites": ["own.jsonl", "sandbox"]}
+
+    def planned(keys: dict[str, Any]) -> tuple[Job, Job]:
+        path = file_of(tmp_path, set=keys)
+        named = {job.name: job for job in plan(load_experiment(path), path, tmp_path)[0]}
+        return named["up to SFT, seed 0"], named["RL: full, seed 0"]
+
+    judged = gated | {"bench.temperature": 0.3, "bench.verdict": "mean", "bench.judge_requests": True}
+    trunk, job = planned(judged)
+    bench = job.config.bench
+    assert (bench.temperature, bench.verdict, bench.judge_requests) == (0.3, "mean", True)
+    assert bench.suites == [str(tmp_path / "own.jsonl"), "sandbox"]
+    other = planned(gated)
+    assert other[0].folder == trunk.folder and other[1].folder != job.folder
+    assert planned(judged | {"bench.dialogues": 7})[1].folder == job.folder, (
+        "of which the probe knows nothing"
+    )
+
+
 def test_a_fresh_attacker_learns_against_each_arms_student_and_attacks_it_in_the_bench(
     tmp_path: Path,
 ) -> None:

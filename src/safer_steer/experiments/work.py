@@ -42,6 +42,8 @@ nothing to learn from, which is a result."""
 NOT_RL_ALONE = ("seeds", "benign_share", "single_turn", "rollouts")
 """The keys of `rl` that bear on other stages: which scripts are kept for RL, and what samples the student's
 answers."""
+PROBED = ("suites", "judged", "verdict", "judge_requests", "temperature")
+"""The keys of `bench` by which the twins of `Config.probes_twins` are played and judged."""
 
 
 def run_id(config: Config) -> str:
@@ -64,11 +66,14 @@ def up_to_sft(config: Config) -> Config:
     return Config.model_validate(settings)
 
 
-def unmeasured(config: Config) -> Config:
-    """The config with the bench's own settings left at their defaults: the same for all runs that train the
-    same students. The suites stay where scripts are kept out of training for them."""
-    suites = {"suites": config.bench.suites} if config.assembly else {}
-    return Config.model_validate(config.model_dump(mode="json") | {"bench": suites})
+def unmeasured(config: Config, stays: Collection[str] = ()) -> Config:
+    """The config with the bench's own settings left at their defaults, but for the keys that stay: the same
+    for all runs that train the same students. The suites stay where scripts are kept out of training for
+    them."""
+    stays = {*stays, "suites"} if config.assembly else stays
+    return Config.model_validate(
+        config.model_dump(mode="json") | {"bench": config.bench.model_dump(mode="json", include={*stays})}
+    )
 
 
 def _without_tutor(config: Config) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
         return jobs.setdefault(job.folder, job)
 
     def trained(name: str, config: Config, awaits: Job | None = None) -> Job:
-        training = unmeasured(config)
+        training = unmeasured(config, PROBED if config.probes_twins else ())
         job = Job(name, out / "trained" / run_id(training), training, ("rl",), up_to(config), awaits)
         return jobs.setdefault(job.folder, job)
 
