@@ -68,7 +68,9 @@ def run(
     if dry_run:
         from safer_steer.plan.dry_run import dry_run as planned
         from safer_steer.plan.dry_run import show as show_plan
+        from safer_steer.run.gates import names
 
+        names(override or (), settings)
         card = gpu_memory * 1e9 if gpu_memory else None
         show_plan(planned(settings, out, processes, card), console(140))
         return

@@ -65,8 +65,13 @@ def names(overrides: Iterable[str], *configs: Config) -> frozenset[str]:
     """The gates of `--override`. Raises `UserError` if one is none of these configs'."""
     there = dict.fromkeys(gate for config in configs for gate in config.gates)
     for name in overrides:
+        if name not in get_args(GateName):
+            raise UserError(f"--override {name}: is no gate; use {', '.join(there or get_args(GateName))}")
+        if not there and any(config.limit or config.has_stubs for config in configs):
+            raise UserError(
+                f"--override {name}: with --limit and --stub there are no gates; leave --override out"
+            )
         if name not in there:
             gates = ", ".join(there) or "none"
-            what = "is not in `gates` of the config" if name in get_args(GateName) else "is no gate"
-            raise UserError(f"--override {name}: {what}; those there are: {gates}")
+            raise UserError(f"--override {name}: is not in `gates` of the config; those there are: {gates}")
     return frozenset(overrides)

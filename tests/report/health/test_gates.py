@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from display import Quiet
+from display import Quiet, complaint, safer_steer
 from made_up_run import write_jsonl, write_run
 from safer_steer import pipeline
 from safer_steer.config import Config
@@ -148,6 +148,16 @@ def test_an_override_of_what_is_no_gate_of_the_run_is_refused(name: str, words: 
     config = Config.model_validate({"gates": {"kept_share": {"at_most": 1}}})
     with pytest.raises(UserError, match=words):
         names([name], config)
+
+
+@pytest.mark.parametrize("option", ["--limit=2", "--stub"])
+def test_an_override_where_there_are_no_gates_says_why(tmp_path: Path, option: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("gates: {kept_share: {at_most: 1}}")
+    command = ("run", config, "--out", tmp_path / "run", "--dry-run")
+    said = complaint(safer_steer(*command, "--override", "kept_share", option))
+    assert "--override kept_share: with --limit and --stub there are no gates" in said
+    assert "kept_shar: is no gate; use kept_share" in complaint(safer_steer(*command, "--override=kept_shar"))
 
 
 @pytest.mark.parametrize(
