@@ -29,7 +29,7 @@ def ready(folder: Path, url: str) -> Path:
     gate."""
     rl = tiny_config().rl.model_dump() | {"steps": STEPS, "save_steps": 1}
     judge = {"model": "sandbox", "base_url": url}
-    gates = {"twin_refusals": {"at_least": 1.1, "means": "nobody does"}, "equal_groups": {"at_most": 1}}
+    gates = {"twin_refusals": {"at_least": 1, "means": "nobody does"}, "equal_groups": {"at_most": 1}}
     config = tiny_config(rl=rl, roles={"judge": judge}, gates=gates)
     write_seeds(folder, 6)
     shutil.copytree(SHIPPED, folder / "sft" / "model")
@@ -67,7 +67,7 @@ def test_killed_in_a_probe_stopped_by_its_gate_and_overridden(tmp_path: Path, se
         stopped.process.join()
         assert stopped.process.exitcode == ExitCode.OUT_OF_BAND, stopped.printed
         [line] = [line for line in stopped.printed.splitlines() if line.startswith("gate: ")]
-        assert "rl, step 1: twin_refusals is" in line and "below 1.1 by" in line and "nobody does" in line
+        assert "rl, step 1: twin_refusals is" in line and "below 1 by" in line and "nobody does" in line
         assert "of 50 safe twins" in line and line.endswith("--override twin_refusals goes on all the same")
         twins = read_dialogues(first / "safe_twins.jsonl")
         assert lines(first / "safe_twins.jsonl")[: len(played)] == played, "finished work was done again"

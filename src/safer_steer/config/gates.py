@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from math import inf
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, field_validator, model_validator
 
 from safer_steer.config.kinds import Free, Section
 
@@ -31,6 +32,14 @@ GateName = Literal[
 ]
 """The quantities of `report.health.quantities`, which says what each is."""
 
+REACH: dict[GateName, tuple[float, float]] = {
+    "sft_loss": (0, inf),
+    "engine_gap": (0, inf),
+    "audit_drift": (0, inf),
+    "audit_slope": (-inf, inf),
+    "judge_agreement": (-1, 1),
+}
+"""What a quantity can be; those that are not here are shares."""
 EDGE = 1e-9
 """A mean this far outside is on the edge, and in the band."""
 
@@ -46,6 +55,13 @@ class Band(Section):
     """what the band comes from, for instance the runs that it was seen in"""
     means: Free[str | None] = None
     """what it means to leave it, and what to do; null takes this software's words"""
+
+    @field_validator("at_least", "at_most", mode="before")
+    @classmethod
+    def _number(cls, end: Any) -> Any:
+        if isinstance(end, bool):
+            raise ValueError(f"must be a number, not {end}")
+        return end
 
     @model_validator(mode="after")
     def _is_a_band(self) -> Band:
@@ -66,3 +82,19 @@ class Band(Section):
     def __str__(self) -> str:
         ends = (("at least", self.at_least), ("at most", self.at_most))
         return ", ".join(f"{end} {value:g}" for end, value in ends if value is not None)
+
+
+def _in_reach(gates: dict[GateName, Band]) -> dict[GateName, Band]:
+    """Refuses ends that no value reaches: such a gate never stops a run, or always."""
+    for gate, band in gates.items():
+        low, high = REACH.get(gate, (0, 1))
+        for name, end in (("at_least", band.at_least), ("at_most", band.at_most)):
+            if end is not None and not low <= end <= high:
+                what = gate if gate in REACH else "a share"
+                reach = f"{low:g} or more" if high == inf else f"{low:g} to {high:g}"
+                percent = f"; did you mean {end / 100:g}?" if high == 1 < end <= 100 else ""
+                raise ValueError(f"{gate}.{name} is {end:g}, and {what} is {reach}{percent}")
+    return gates
+
+
+Gates = Annotated[dict[GateName, Band], AfterValidator(_in_reach)]

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from safer_steer.config.bench import Bench
 from safer_steer.config.data import Assembly, Bootstrap, Seeds
-from safer_steer.config.gates import Band, GateName
+from safer_steer.config.gates import Gates
 from safer_steer.config.kinds import Free, Later, Section
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import CAPTIONERS, Role, RoleName, Roles, check_agent, same_model
@@ -47,7 +47,7 @@ class Config(Section):
     """Stage III"""
     bench: Bench = Field(default_factory=Bench)
     """the measurement"""
-    gates: Free[Later[dict[GateName, Band]]] = Field(default_factory=dict)
+    gates: Free[Later[Gates]] = Field(default_factory=dict)
     """bands that quantities of the run must keep, or it stops; checked when a stage ends, in RL at every
     checkpoint"""
 

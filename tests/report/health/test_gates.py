@@ -13,7 +13,7 @@ from display import Quiet, complaint, safer_steer
 from made_up_run import write_jsonl, write_run
 from safer_steer import pipeline
 from safer_steer.config import Config
-from safer_steer.config.file import dump_config, with_stubs
+from safer_steer.config.file import dump_config, in_words, with_stubs
 from safer_steer.config.gates import Band, GateName
 from safer_steer.errors import GateLeft, UserError
 from safer_steer.files.manifest import Manifest
@@ -42,6 +42,22 @@ def test_a_value_on_the_edge_is_in_the_band(value: float, words: str) -> None:
 def test_a_band_without_an_end_or_upside_down_is_refused(band: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Config.model_validate({"gates": {"kept_share": band}})
+
+
+@pytest.mark.parametrize(
+    ("gate", "band", "words"),
+    [
+        ("twin_refusals", {"at_most": 30}, "at_most is 30, and a share is 0 to 1; did you mean 0.3?"),
+        ("kept_share", {"at_least": -0.1}, "at_least is -0.1, and a share is 0 to 1"),
+        ("judge_agreement", {"at_least": 60}, "judge_agreement is -1 to 1; did you mean 0.6?"),
+        ("sft_loss", {"at_most": -1}, "at_most is -1, and sft_loss is 0 or more"),
+        ("sft_loss", {"at_most": True}, "must be a number, not True"),
+    ],
+)
+def test_a_band_that_no_value_reaches_is_refused(gate: str, band: dict[str, float], words: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Config.model_validate({"gates": {gate: band}})
+    assert in_words(refused.value).endswith(words)
 
 
 MEASURED = {
