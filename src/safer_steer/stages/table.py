@@ -165,6 +165,7 @@ STAGES: dict[str, Stage] = {
             idle=_untried,
             inputs=_seeds_inputs,
             counts=lambda config: tuple(f"seeds/{kind}.jsonl" for kind in config.seeds.kinds),
+            checks=(checks.measurable_gates("seeds"),),
             forecast=forecast.seeds,
             chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
         ),

@@ -180,6 +180,11 @@ def test_an_override_where_there_are_no_gates_says_why(tmp_path: Path, option: s
     ("gate", "change", "need"),
     [
         ("judge_agreement", {}, "several judges"),
+        ("attacker_refusals", {}, "bench.adaptive"),
+        ("generator_refusals", {"seeds": {"scripts": "own.jsonl"}}, "seeds.sources"),
+        ("red_team_success", {"seeds": {"scripts": "own.jsonl"}}, "seeds.sources"),
+        ("red_team_success", {"seeds": {"kinds": ["benign"]}}, "red_team in seeds.kinds"),
+        ("tutor_refusals", {"rl": {"algorithm": "dpo"}}, "grpo or cotrain"),
         ("format_kept", {"student": {"format": "plain"}}, "thinking_answer"),
         ("engine_gap", {"rl": {"algorithm": "dpo"}}, "grpo"),
         ("twin_refusals", {"bench": {"judged": False}}, "bench.judged"),
