@@ -32,12 +32,13 @@ def hold(run: Run, stage: str, step: int | None = None) -> None:
 
 def _hold(run: Run, stage: str, step: int | None) -> None:
     where = stage if step is None else f"{stage}, step {step}"
+    noted_before = {gate for gate in run.config.gates if run.manifest.overridden(stage, gate, step)}
     for one in look(run.folder, run.config.gates, stage):
         if one.reading is None and step is None:
             run.show.say(f"{where}: gate {one.gate} is not measured")
         if one.reading is None or not one.left:
             continue
-        if not run.manifest.overridden(stage, one.gate, step):
+        if one.gate not in noted_before:
             if one.gate not in run.override:
                 raise GateLeft(f"{where}: {one.words}; --override {one.gate} goes on all the same")
             noted = {"value": one.reading.value, "band": one.band.model_dump(), "words": one.words}

@@ -152,6 +152,21 @@ def test_a_stage_alone_is_held_to_the_gates_of_all_stages_that_it_builds_on(tmp_
     ]
 
 
+def test_all_that_a_gate_measures_is_in_its_override(tmp_path: Path) -> None:
+    scores = [{"safety": 2, "helpfulness": 10}] * 20
+    turns = [{"user": "u", "assistant": "a", "scores": one, "meta": {}} for one in scores]
+    write_jsonl(tmp_path / "bootstrap" / "journal.jsonl", [{"id": "d", "kind": "red_team", "turns": turns}])
+    config = Config.model_validate({"gates": {"constant_scores": {"at_most": 0.9}}})
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "manifest.json").write_text('{"stages": {}}')
+    with Run(config, tmp_path, Quiet()) as run:
+        run.override = names(["constant_scores"], config)
+        for _ in range(2):  # the second time all of it is noted already
+            hold(run, "bootstrap")
+    words = [one["words"] for one in Manifest(tmp_path).overrides]
+    assert len(words) == 2 and "safety was 2" in words[0] and "helpfulness was 10" in words[1]
+
+
 def test_a_bench_that_leaves_a_band_has_its_page(tmp_path: Path) -> None:
     """The page shows what there is to mend."""
     with Run(Config(), tmp_path, Quiet()) as run, pytest.raises(GateLeft), pipeline.reported(run):
