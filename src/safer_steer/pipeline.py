@@ -78,7 +78,7 @@ def run(
         UserError: something to fix. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
         GateLeft: a quantity is out of its band. The stage that it is measured after is finished, or stands at
-            a checkpoint.
+            a checkpoint or after RL's step 1.
     """
     gates.names(override, config)
     stages = DATA if data_alone else tuple(STAGES)

@@ -248,7 +248,7 @@ class StepLog(TrainerCallback):
 @dataclass(frozen=True)
 class AtCheckpoints:
     """What is done with the student in training after step 1, at each checkpoint, and when training goes on
-    from one. So a run that it stops goes on from there."""
+    from one. So a run that it stops goes on from there; after step 1, with its dialogues."""
 
     check: Callable[[int], None]
     """May end the training; called with the step, counted from 1."""
