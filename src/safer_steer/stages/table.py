@@ -258,5 +258,5 @@ STAGES: dict[str, Stage] = {
 def built_on(stage: str, config: Config) -> tuple[str, ...]:
     """All stages that one builds on, directly or not, in their order."""
     direct = STAGES[stage].needs(config)
-    found = {*direct, *(before for one in direct for before in built_on(one, config))}
-    return tuple(name for name in STAGES if name in found)
+    bases = {*direct, *(before for one in direct for before in built_on(one, config))}
+    return tuple(name for name in STAGES if name in bases)

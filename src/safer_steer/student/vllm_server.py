@@ -131,8 +131,8 @@ class Server:
         they do not end."""
         for cache in ("prefix", "encoder"):
             for wait in (*FORGETTING_WAITS_S, None):
-                done = await self._ask(f"reset_{cache}_cache", {})
-                if not (isinstance(done, dict) and done.get("success") is False):
+                answer = await self._ask(f"reset_{cache}_cache", {})
+                if not (isinstance(answer, dict) and answer.get("success") is False):
                     break
                 if wait is None:
                     raise UserError(
