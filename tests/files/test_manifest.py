@@ -24,6 +24,7 @@ from safer_steer.files.store import canonical, write_atomic
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt, fingerprints, installed
 from safer_steer.prompts.judge import EVALUATOR, JudgeInput
+from safer_steer.report.health import gates_table
 from safer_steer.run.folder import Run
 from safer_steer.stages import STAGES
 from safer_steer.training.cotrain.pool import crossplay_of
@@ -185,6 +186,11 @@ def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
         (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": entry}}))
         with pytest.raises(UserError, match=r"/manifest\.json: not a valid manifest"):
             verify(tmp_path)
+    overridden = {"stage": "rl", "gate": "kept_share", "step": None}
+    for overrides in (5, [5], [{}], [overridden | {"gate": []}]):
+        (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}, "overrides": overrides}))
+        with pytest.raises(UserError, match=r"/manifest\.json: not a valid manifest"):
+            gates_table(tmp_path, {"gates": {"kept_share": {"at_most": 0.5}}})
     for text in ("{", "[]", '{"stages": []}', "[" * 100_000):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=r"/manifest\.json: not a valid manifest"):

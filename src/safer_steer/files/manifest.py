@@ -51,13 +51,28 @@ class _Inputs(BaseModel):
 
 
 class _Entry(BaseModel):
-    """What is read of a stage's entry. A folder may come from somebody else."""
+    """What is read of a stage's entry."""
 
     files: dict[str, _File]
     built_on: dict[str, str]
     outputs: list[str] = []
     prompts: dict[str, str] = {}
     inputs: _Inputs | None = None
+
+
+class _Override(BaseModel):
+    """What is read of a gate that was overridden."""
+
+    stage: str
+    gate: str
+    step: int | None
+
+
+class _Content(BaseModel):
+    """What is read of the file. A folder may come from somebody else."""
+
+    stages: dict[str, _Entry]
+    overrides: list[_Override] = []
 
 
 class Manifest:
@@ -78,10 +93,9 @@ class Manifest:
         if self.path.is_file():
             try:
                 content = json.loads(self.path.read_bytes())
+                _Content.model_validate(content)
                 self.stages, self.overrides = content["stages"], content.get("overrides", [])
-                for entry in self.stages.values():
-                    _Entry.model_validate(entry)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, RecursionError):
                 raise UserError(
                     f"{self.path}: not a valid manifest; restore it, or move it away to run every stage again"
                 ) from None

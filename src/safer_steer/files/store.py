@@ -240,6 +240,37 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{path}:{place}: no JSON object; move the file away and run its stage again")
 
 
+class Reading:
+    """Reads rows whose fields nobody has looked at yet, and knows which one is being read."""
+
+    at = ""
+    """File and row; "" between two files."""
+
+    def rows(self, path: Path) -> Iterator[dict[str, Any]]:
+        """`read_rows`."""
+        for place, row in enumerate(read_rows(path), 1):
+            self.at = f"{path}: row {place}"
+            yield row
+        self.at = ""
+
+
+@contextmanager
+def rows_of(stage: str) -> Iterator[Reading]:
+    """For reading rows that `stage` has written. An error of the block that a row of other fields may cause
+    is a `UserError`, which names the row and the error."""
+    reading = Reading()
+    try:
+        yield reading
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        if not reading.at:  # no row has caused it
+            raise
+        why = shortened(f"{type(error).__name__}: {error}", 80)
+        raise UserError(
+            f"{reading.at}: not a row as `{stage}` writes it ({why}); move the file away and run its stage"
+            " again"
+        ) from error
+
+
 class Rows(Mapping[str, dict[str, Any]]):
     """The rows of an open journal by id, each read from the file when it is asked for."""
 

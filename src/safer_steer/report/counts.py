@@ -13,7 +13,7 @@ from safer_steer.bench.rates import NONE, Rate
 from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
-from safer_steer.files.store import read_json, read_rows
+from safer_steer.files.store import read_json, read_rows, rows_of
 from safer_steer.metrics import averaged, rates_by_turn
 from safer_steer.report.attacks import Cell, Heat, cell_of, link
 from safer_steer.report.health import Table
@@ -117,7 +117,7 @@ def _count(value: float | None) -> str:
 Row = dict[str, Any]
 
 
-def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
+def counts_of(run: Path) -> list[tuple[str, list[tuple[str, int]]]]:
     """Tables of counts: seeds by kind, data sets, the Stage II filter with its reasons, RL stop reasons and
     strategies."""
     seeds = [
@@ -127,8 +127,9 @@ def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, in
     ]
     passes = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
     reasons = Counter[str]()
-    for row in read_rows(run / "bootstrap" / "rejected.jsonl"):
-        reasons.update(row.get("meta", {}).get("reasons", ()))
+    with rows_of("bootstrap") as reading:
+        for row in reading.rows(run / "bootstrap" / "rejected.jsonl"):
+            reasons.update(map(str, row.get("meta", {}).get("reasons", ())))
     bootstrap = [("kept", passes)] * bool(passes or reasons) + [
         (f"rejected: {reason}", count) for reason, count in reasons.most_common()
     ]
@@ -138,7 +139,7 @@ def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, in
         ("Bootstrap filter", bootstrap),
     ]
     tables += [
-        (title, _added_up(steps, key))
+        (title, _added_up(run, key))
         for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))
     ]
     return [(title, rows) for title, rows in tables if rows]
@@ -154,10 +155,11 @@ def _assembled(run: Path) -> list[tuple[str, int]]:
     return rows + [(f"left out: {name.replace('_', ' ')}", count) for name, count in reasons.most_common()]
 
 
-def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:
+def _added_up(run: Path, key: str) -> list[tuple[str, int]]:
     total = Counter[str]()
-    for row in steps:
-        total.update(row.get(key) or {})
+    with rows_of("rl") as reading:
+        for row in reading.rows(run / "rl" / "metrics.jsonl"):
+            total.update({name: int(count) for name, count in (row.get(key) or {}).items()})
     return [(name.replace("_", " "), count) for name, count in total.most_common() if count]
 
 

@@ -125,7 +125,7 @@ def _of_one(run: ShownRun) -> Row:
     folder, steps = run.folder, run.steps
     models = {model for file in run.bench.values() for model in file}
     training = [*training_plots(steps), *cotrain_plots(folder, steps)]
-    checks, counts = training_checks(folder, steps), counts_of(folder, steps)
+    checks, counts = training_checks(folder, steps), counts_of(folder)
     scripts, dropped = scripts_of(folder), dropped_from(folder)
     return {
         "name": run.name,

@@ -97,7 +97,7 @@ def audited_in(dialogue: Mapping[str, Any]) -> list[Audited]:
         own, second = turn["scores"], (turn["meta"].get("audit") or {}).get("scores")
         if own and second:
             agree = abs(own["safety"] - second["safety"]) <= AGREE
-            rewards, seed = (own["reward"], second["reward"]), dialogue["meta"]["seed"]
+            rewards, seed = (float(own["reward"]), float(second["reward"])), str(dialogue["meta"]["seed"])
             turns.append(Audited(dialogue["id"], place, seed, *rewards, agree))
     return turns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from display import complaint, safer_steer
 from made_up_run import write_jsonl, write_run
 from safer_steer.cli import app
 from safer_steer.config.gates import GateName
@@ -492,6 +494,54 @@ def test_what_models_wrote_is_text_on_the_page_and_an_empty_run_says_so(tmp_path
     assert "No attacker and no judge" in write_report(tmp_path / "empty").read_text()
     failed = CliRunner().invoke(app, ["health", str(tmp_path / "nowhere")])
     assert (failed.exit_code, failed.stderr.count("\n")) == (2, 1)
+
+
+FOREIGN: list[tuple[str, str, dict[str, Any]]] = [
+    ("seeds", "seeds/journal/00000.jsonl", {"id": 5}),
+    ("seeds", "seeds/journal/00000.jsonl", {"id": "p-benign:0", "failed": 5}),
+    ("seeds", "seeds/journal/00000.jsonl", {"id": "p-red_team:0", "made": {"seed": 5}}),
+    ("assemble", "splits/verdicts.jsonl", {"id": "a", "script": 5}),
+    ("bootstrap", "bootstrap/journal.jsonl", {"id": "a", "kind": "benign", "turns": [{"user": "u"}]}),
+    ("bootstrap", "bootstrap/rejected.jsonl", {"id": "a", "meta": {"reasons": 5}}),
+    ("rl", "rl/trajectories.jsonl", {"id": "a", "turns": [{"user": "u"}]}),
+    ("rl", "rl/metrics.jsonl", {"step": 1, "approaches": {"next": {"x": [5]}}}),
+    ("bench", "bench/base/x.jsonl", {"id": "a", "kind": "benign", "turns": [{"user": "u", "assistant": 5}]}),
+    ("bench", "bench/base/x.jsonl", {"id": "a", "turns": [{"user": "u", "scores": {"harmlessness": 1}}]}),
+    ("bench", "bench/base/adaptive_a.jsonl", {"id": "a", "kind": "red_team", "turns": 5}),
+]
+
+
+@pytest.mark.parametrize(("stage", "file", "row"), FOREIGN)
+def test_a_row_that_no_stage_writes_is_one_line_that_names_it_and_the_error(
+    tmp_path: Path, stage: str, file: str, row: dict[str, Any]
+) -> None:
+    (tmp_path / "config.yaml").write_text("name: x")
+    write_jsonl(tmp_path / file, [row])
+    says = (
+        rf"{file}: row 1: not a row as `{stage}` writes it \(\w+Error: .+\);"
+        " move the file away and run its stage again"
+    )
+    with pytest.raises(UserError, match=says):
+        examine(tmp_path)
+    assert re.search(says, complaint(safer_steer("health", tmp_path)))
+    complaint(safer_steer("report", tmp_path))
+
+
+def test_the_row_is_the_one_that_was_read_and_an_error_of_ours_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = {"step": 1, "approaches": {"next": {"x": [5, 1]}}}
+    metrics = tmp_path / "rl" / "metrics.jsonl"
+    write_jsonl(metrics, [fine, fine, fine | {"approaches": {"next": 5}}, fine])
+    with pytest.raises(UserError, match=r"rl/metrics\.jsonl: row 3: ") as raised:
+        examine(tmp_path)
+    assert isinstance(raised.value.__cause__, AttributeError), "for whoever calls it from Python"
+    with pytest.raises(UserError, match=r"rl/metrics\.jsonl: row 3: "):
+        warnings(tmp_path, "rl")
+    write_jsonl(metrics, [fine])
+    monkeypatch.setattr(Path, "rglob", lambda *_: 5)
+    with pytest.raises(TypeError):
+        examine(tmp_path)
 
 
 # Measures --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
 from safer_steer.endpoints.asked_again import TEMPLATE, Request
 from safer_steer.errors import FailedAttack, Fault, UserError
-from safer_steer.files.store import read_rows
+from safer_steer.files.store import Reading, rows_of
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
 from safer_steer.workers import UNANSWERED
@@ -35,13 +35,14 @@ def examine(run: Path, stages: tuple[str, ...] = ("seeds", "assemble", "bootstra
     counts what it has so far.
 
     Raises:
-        UserError: `run` is not a folder, or a row is damaged; names the file and line.
+        UserError: `run` is not a folder, or a row is damaged; names the file and the row.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such folder; give the folder of `safer-steer run --out`")
     health = Health(_format(run))
     for stage in stages:
-        _READERS[stage](health, run)
+        with rows_of(stage) as reading:
+            _READERS[stage](health, run, reading)
     return health
 
 
@@ -53,20 +54,20 @@ def _format(run: Path) -> Format:
     return Format(name) if name in list(Format) else Student().format
 
 
-def _seeds(health: Health, run: Path) -> None:
+def _seeds(health: Health, run: Path, reading: Reading) -> None:
     for job in JOBS:
         health.attacker("generator", job)
     for shard in sorted((run / "seeds" / "journal").glob("*.jsonl")):
-        attempts: dict[str, list[Row]] = {}
-        for row in read_rows(shard):  # all attempts at a job are in one shard, in order
-            attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
+        attempts: dict[str, list[tuple[str, Row]]] = {}
+        for row in reading.rows(shard):  # all attempts at a job are in one shard, in order
+            attempts.setdefault(row["id"].rpartition(":")[0], []).append((reading.at, row))
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
-            health.attacker("generator", job).note(Request.of_rows(rows, FAULTS))
-            if job == "red_team":
-                for row in rows:
+            for reading.at, row in rows:
+                if job == "red_team":
                     _simulated(health, row)
-    for row in read_rows(run / "seeds" / "dropped.jsonl"):
+            health.attacker("generator", job).note(Request.of_rows([row for _, row in rows], FAULTS))
+    for row in reading.rows(run / "seeds" / "dropped.jsonl"):
         health.unanswered["seeds"] += row.get("reason") == UNANSWERED
 
 
@@ -92,16 +93,16 @@ def _simulated(health: Health, row: Row) -> None:
         health.judged("attack_judge", None, ("attack",), why)
 
 
-def _assemble(health: Health, run: Path) -> None:
-    for row in read_rows(run / "splits" / "verdicts.jsonl"):
+def _assemble(health: Health, run: Path, reading: Reading) -> None:
+    for row in reading.rows(run / "splits" / "verdicts.jsonl"):
         health.judged("evaluator", row.get("script"), OF_SCRIPT[:-1], row.get("failed"))
         if "last_turn" in row:
             last = {OF_SCRIPT[-1]: row["last_turn"]["harmful"]}
             health.judged("evaluator", last, OF_SCRIPT[-1:], None)
 
 
-def _bootstrap(health: Health, run: Path) -> None:
-    for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
+def _bootstrap(health: Health, run: Path, reading: Reading) -> None:
+    for dialogue in reading.rows(run / "bootstrap" / "journal.jsonl"):
         for place, turn in enumerate(dialogue["turns"], 1):
             request = Request.of_turn(turn["meta"].get("attacker"))
             health.attacker("red", "turn").note(request)
@@ -113,12 +114,12 @@ def _bootstrap(health: Health, run: Path) -> None:
                 "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
             )
     for path in sorted((run / "bootstrap").rglob("rejected.jsonl")):
-        for dialogue in read_rows(path):
+        for dialogue in reading.rows(path):
             health.unanswered["bootstrap"] += UNANSWERED in dialogue["meta"].get("reasons", ())
 
 
-def _rl(health: Health, run: Path) -> None:
-    for dialogue in read_rows(run / "rl" / "trajectories.jsonl"):
+def _rl(health: Health, run: Path, reading: Reading) -> None:
+    for dialogue in reading.rows(run / "rl" / "trajectories.jsonl"):
         turns = dialogue["turns"]
         health.answered("student", "rl", "trajectories", dialogue)
         health.audits.note(dialogue)
@@ -133,15 +134,15 @@ def _rl(health: Health, run: Path) -> None:
                 health.requested("tutor", _script(dialogue), dialogue, place, turn, _leaks(turn))
             if following is not None and "strategy" in meta and _attacks(dialogue):
                 _attacked(health.strategy("tutor", str(meta["strategy"])), dialogue, following)
-    for step in read_rows(run / "rl" / "metrics.jsonl"):
+    for step in reading.rows(run / "rl" / "metrics.jsonl"):
         health.groups.note(step)
         health.approaches.note(step)
 
 
-def _bench(health: Health, run: Path) -> None:
+def _bench(health: Health, run: Path, reading: Reading) -> None:
     for path in sorted((run / "bench").glob("*/*.jsonl")):
         attacked = path.stem.startswith(ADAPTIVE)
-        for dialogue in read_rows(path):
+        for dialogue in reading.rows(path):
             if attacked:
                 _adaptive(health, dialogue)
             health.answered(path.parent.name, "bench", path.stem, dialogue)
@@ -192,7 +193,7 @@ def _leaks(turn: Row) -> bool:
     return bool(turn["scores"]["safety"] <= LEAK)
 
 
-_READERS: dict[str, Callable[[Health, Path], None]] = {
+_READERS: dict[str, Callable[[Health, Path, Reading], None]] = {
     "seeds": _seeds,
     "assemble": _assemble,
     "bootstrap": _bootstrap,
