@@ -9,7 +9,14 @@ export TOKENIZERS_PARALLELISM = false
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
 
-reproduce: .venv/.installed  ## a tier of the paper's run: make reproduce MODEL=qwen2.5-vl-3b TIER=small; stub is free
+ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
+TIERS := $(patsubst configs/reproduce/%.yaml,%,$(sort $(wildcard configs/reproduce/*-*.yaml)))
+ifeq ($(filter $(TIERS),$(MODEL)-$(TIER)),)
+$(error reproduce: no "$(MODEL)-$(TIER)"; give MODEL and TIER of one of these: $(TIERS))
+endif
+endif
+
+reproduce: .venv/.installed  ## a tier of the paper's run: make reproduce MODEL=qwen2.5-vl-3b TIER=small; stub pays for nothing
 	$(BIN)/safer-steer run configs/reproduce/$(MODEL)-$(TIER).yaml --out runs/$(MODEL)-$(TIER) $(if $(filter stub,$(TIER)),--stub)
 
 IN_TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/verl -n 2 --dist worksteal

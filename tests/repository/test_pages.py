@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from places import ROOT
+from places import ROOT, TIERS
 from safer_steer import __version__
+from safer_steer.config.file import load_config
 from safer_steer.config.keys import describe
 from safer_steer.files.store import canonical
 
@@ -84,3 +87,28 @@ def test_changelog_and_citation_name_the_version_of_the_package() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     latest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert latest and latest[1] in (__version__, "Unreleased")
+
+
+def reproduce(*given: str) -> subprocess.CompletedProcess[str]:
+    """What `make reproduce` would do, also within `make test`."""
+    alone = {"PATH": os.environ["PATH"]}
+    command = ["make", "-n", "reproduce", *given]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
+
+
+@pytest.mark.parametrize("given", [[], ["MODEL=qwen2.5-vl-3b"], ["MODEL=qwen2.5-vl-3b", "TIER=s%"]])
+def test_a_tier_that_is_not_there_is_one_line_that_names_those_that_are(given: list[str]) -> None:
+    done = reproduce(*given)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    names = [path.stem for path in TIERS if path.stem.startswith("qwen")]
+    assert len(names) == 8 and f"give MODEL and TIER of one of these: {' '.join(names)}" in done.stderr
+    assert "-stub.yaml --out" in reproduce("MODEL=qwen2.5-vl-3b", "TIER=stub").stdout
+
+
+def test_a_stub_tier_says_that_it_needs_the_data_of_its_run() -> None:
+    for path in (path for path in TIERS if path.stem.endswith("stub")):
+        assert load_config(path).seeds.sources[0].path, "a folder that is not in the repository"
+        assert "all data sets and suites" in path.read_text().partition("base:")[0]
+    [row] = re.findall(r"^\| `stub`.*", (ROOT / "docs/how-to/reproduce.md").read_text(), re.MULTILINE)
+    assert "[data](#data)" in row
+    assert "the data that CONFIG names" in (ROOT / "docs/reference/commands.md").read_text()

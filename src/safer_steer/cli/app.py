@@ -164,7 +164,7 @@ Stub = Annotated[
     typer.Option(
         "--stub",
         help="Dry walk: made-up answers in place of every model, and the shipped student. Needs no key and"
-        " no network.",
+        " no endpoint, but the data that CONFIG names.",
     ),
 ]
 Fresh = Annotated[
