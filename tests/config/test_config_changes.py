@@ -12,9 +12,10 @@ from typer.testing import Result
 
 from display import safer_steer
 from safer_steer.config import Adaptive, Assembly, Config, Role, Source
-from safer_steer.config.changes import EVERY_KIND, another_run, settings_of
+from safer_steer.config.changes import EVERY_KIND, another_run, keep_finished, settings_of
 from safer_steer.config.keys import describe
 from safer_steer.experiments.work import run_id
+from safer_steer.stages import STAGES
 
 FREE = {
     *("name", "report_to", "spending_limit"),
@@ -203,3 +204,39 @@ def test_a_finished_run_does_what_the_kinds_of_its_keys_say(tmp_path: Path) -> N
             f"error: {tmp_path / 'out'}: holds a run whose config differs in {said}; choose another folder,"
             " or start over with --fresh"
         )
+
+
+def test_a_key_that_a_finished_stage_alone_reads_has_no_effect(tmp_path: Path) -> None:
+    """That is said each time, and the run's config does not tell of what was not done."""
+    assert seeds(tmp_path).exit_code == 0
+    for _ in range(2):
+        again = seeds(tmp_path, ("seeds.max_unanswered", 0.5), ("rl.audit", {"share": 0.5}))
+        line = "seeds.max_unanswered has no effect: seeds is finished; config.yaml keeps what it ran with"
+        assert again.exit_code == 0 and [
+            said for said in again.stderr.splitlines() if "no effect" in said
+        ] == [line]
+        there = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+        assert (there["seeds"]["max_unanswered"], there["rl"]["audit"]["share"]) == (0, 0.5)
+    (tmp_path / "out" / "seeds" / "benign.jsonl").unlink()
+    assert "no effect" not in seeds(tmp_path, ("seeds.max_unanswered", 0.5)).stderr
+    there = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert there["seeds"]["max_unanswered"] == 0.5
+
+
+@pytest.mark.parametrize("key", [key for key in FREE if "[]" not in key])
+def test_each_key_is_kept_if_the_one_stage_that_reads_it_is_finished(key: str) -> None:
+    stage = "sft" if key.startswith("bootstrap.sft") else key.partition(".")[0]
+    alone = stage in STAGES and not key.startswith("rl.rollouts.")
+    said = (("rl.audit" if "audit" in key else key), stage)
+    here = changed(whole(), key)
+    assert not list(keep_finished(whole(), here, lambda name: name != stage))
+    assert here == changed(whole(), key)
+    assert list(keep_finished(whole(), here, lambda name: True)) == ([said] if alone else [])
+    assert here == (whole() if alone else changed(whole(), key))
+
+
+def test_a_section_that_is_new_to_a_finished_stage_is_left_out_again() -> None:
+    for there in (whole()["rl"] | {"audit": None}, {"algorithm": "grpo"}):
+        here = whole()
+        assert ("rl.audit", "rl") in keep_finished({"rl": there}, here, lambda name: True)
+        assert here["rl"]["audit"] is None

@@ -8,7 +8,7 @@ be compared too. A key that the model does not know is of kind `run`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from math import isclose
 from typing import Any
@@ -22,6 +22,11 @@ from safer_steer.errors import shortened
 
 EVERY_KIND = frozenset(KeyKind)
 OF_RUN = frozenset({KeyKind.RUN})
+READ_BY = {
+    **{"seeds": "seeds", "assembly": "assemble", "bootstrap": "bootstrap", "bootstrap.sft": "sft"},
+    **{"rl": "rl", "rl.rollouts": "", "bench": "bench"},
+}
+"""The one stage that reads a section; "" for one that several read."""
 
 
 def settings_of(
@@ -70,6 +75,29 @@ def another_run(there: Any, here: Any) -> str | None:
     """The first key that makes two configs those of different runs, with both values: `seed (0 there, 5
     here)`. None if they are of one run, and also if they differ in keys that may change."""
     return first_difference(settings_of(there, filled=True), settings_of(here, filled=True))
+
+
+def keep_finished(
+    there: Mapping[str, Any],
+    here: dict[str, Any],
+    finished: Callable[[str], bool],
+    model: type[BaseModel] = Config,
+    above: str = "",
+    stage: str = "",
+) -> Iterator[tuple[str, str]]:
+    """Each key that a finished stage alone reads and in which `here` differs from `there`, the config of the
+    same run, with its stage. `here` gets its value of `there`, and so says what was done. The last three
+    arguments are of the section that is compared."""
+    for name, field in model.model_fields.items():
+        key = f"{above}.{name}".lstrip(".")
+        reads, section = READ_BY.get(key, stage), section_of(field.annotation)
+        before, now = there.get(name, _default(field)), here.get(name)
+        if kind_of(field) is not KeyKind.RUN:
+            if reads and finished(reads) and not _equal(before, now):
+                here[name] = before
+                yield key, reads
+        elif section and isinstance(before, Mapping) and isinstance(now, dict):
+            yield from keep_finished(before, now, finished, section, key, reads)
 
 
 def first_difference(there: Any, here: Any, key: str = "") -> str | None:

@@ -215,9 +215,10 @@ def with_stubs(config: Config) -> Config:
     )
 
 
-def dump_config(config: Config) -> str:
-    """The resolved config as YAML, every key written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_config(config: Config | Mapping[str, Any]) -> str:
+    """The resolved config, or its values, as YAML, every key written out."""
+    values = config.model_dump(mode="json") if isinstance(config, Config) else config
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 # Errors -------------------------------------------------------------------------

@@ -103,18 +103,22 @@ class Manifest:
     def finished(self, stage: str) -> bool:
         """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks
         closer). Raises `UserError` if it was built on other files than the stages before it hold now."""
-        entry = self.stages.get(stage)
-        if entry is None or any(
-            not _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()
-        ):
+        if not self.whole(stage):
             return False
-        for before, digest in entry["built_on"].items():
+        for before, digest in self.stages[stage]["built_on"].items():
             if before in self.stages and self._digest(before) != digest:
                 raise UserError(
                     f"{self.folder}: `{before}` changed since `{stage}` was made from it; start over with"
                     " --fresh"
                 )
         return True
+
+    def whole(self, stage: str) -> bool:
+        """The same, whatever it was built on."""
+        entry = self.stages.get(stage)
+        return entry is not None and all(
+            _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()
+        )
 
     def refuse_edited(self, stage: str) -> None:
         """Raises `UserError` if the scripts or dialogues that a finished stage wrote were changed since. A

@@ -15,7 +15,7 @@ import yaml
 
 from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config, Role, RoleName
-from safer_steer.config.changes import all_stubs, another_run
+from safer_steer.config.changes import all_stubs, another_run, keep_finished
 from safer_steer.config.file import BoundedLoader, dump_config
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.errors import SpendingLimit, UserError
@@ -137,10 +137,13 @@ class Run:
         self._check_folder()  # again, now that no other process can write
         if self.fresh:
             self._start_over()
-        config = self.folder / "config.yaml"
+        config, values = self.folder / "config.yaml", self.config.model_dump(mode="json")
         if self.outdated:
-            Manifest(self.folder).go_on(config, self.config.model_dump(mode="json"), self.outdated)
-        write_atomic(config, dump_config(self.config))
+            Manifest(self.folder).go_on(config, values, self.outdated)
+        if not self.fresh and config.is_file():
+            for key, stage in keep_finished(_read_yaml(config), values, Manifest(self.folder).whole):
+                self.show.say(f"{key} has no effect: {stage} is finished; config.yaml keeps what it ran with")
+        write_atomic(config, dump_config(values))
         if processes.count() > 1:
             self._opened_cache().forget_asking()
 
