@@ -228,6 +228,24 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "c")
 
 
+@pytest.mark.parametrize("name", ["cache.sqlite", "cache.sqlite-wal"])
+def test_a_file_that_is_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    """A run from somebody else would have what it leads to written to."""
+    other, run = tmp_path / "other.sqlite", tmp_path / "run"
+    run.mkdir()
+    for target in (other, tmp_path / "nothing"):
+        (run / name).symlink_to(target)
+        with closing(sqlite3.connect(other)) as db:
+            db.execute("CREATE TABLE IF NOT EXISTS mine (a)")
+        before = other.read_bytes()
+        with pytest.raises(UserError, match=rf"run/{name}: is a link, .*; put the file itself there"):
+            Cache(run / "cache.sqlite")
+        assert other.read_bytes() == before and not (tmp_path / "nothing").exists()
+        (run / name).unlink()
+    (tmp_path / "latest").symlink_to("run")
+    Cache(tmp_path / "latest" / "cache.sqlite").close()
+
+
 def test_a_full_disk_is_no_reason_to_move_away_what_was_paid_for(tmp_path: Path) -> None:
     """A limit on the size of files stands for it."""
     work = "from pathlib import Path; from safer_steer.endpoints.cache import Cache; Cache(Path('c'))"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from safer_steer.errors import UserError
-from safer_steer.files.store import Journal, content_id, inside, whole_folder, write_atomic
+from safer_steer.files.store import Journal, content_id, inside, locked, whole_folder, write_atomic
 
 
 def test_a_journal_remembers(tmp_path: Path) -> None:
@@ -100,6 +100,17 @@ def test_a_run_that_a_link_leads_to_and_files_that_runs_share_are_fine(tmp_path:
     for folder in ("above/run", "latest"):
         with Journal(tmp_path / folder / "bench" / "x.jsonl") as journal:
             assert list(journal.rows) == ["a"]
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"run/\.lock: is a link, .*; put the file itself there"):
+        locked(tmp_path / "run")
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "latest").symlink_to("new")
+    (tmp_path / "new").mkdir()
+    locked(tmp_path / "latest").close()
 
 
 def test_half_a_surrogate_pair_is_journalled_as_a_question_mark(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class AtWork(UserError):
 
 def locked(folder: Path) -> IO[bytes]:
     """Lock a run folder, until the file is closed; the folder is made. Raises `AtWork` if another process is
-    at work there, and `UserError` if it cannot be written to."""
+    at work there, and `UserError` if it cannot be written to, or the lock is a link."""
+    refuse_link(folder / ".lock", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("ab")
@@ -293,11 +294,15 @@ class Rows(Mapping[str, dict[str, Any]]):
         return len(self._places)
 
 
-def _refuse_link(path: Path) -> None:
-    """Raises `UserError` if a journal is a link, or lies outside of its run's folder by one. The run is the
-    nearest folder above the journal's own that has a config; it may itself be reached by a link."""
+def _run_of(path: Path) -> Path:
+    """The run of a journal: the nearest folder above the journal's own that has a config."""
     runs = [folder for folder in path.absolute().parents[1:] if (folder / "config.yaml").is_file()]
-    folder = runs[0] if runs else path.parent
+    return runs[0] if runs else path.parent
+
+
+def refuse_link(path: Path, folder: Path) -> None:
+    """Raises `UserError` if a file that is written to in this folder is a link, or lies outside of it by one.
+    The folder may itself be reached by a link."""
     if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path}: is a link, or leads out of {folder} by one; put the file itself there")
 
@@ -314,7 +319,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Raises `UserError` if a line is no row, or the file is a link or, by one, outside of its run."""
-        _refuse_link(path)
+        refuse_link(path, _run_of(path))
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
