@@ -54,7 +54,7 @@ def sharding_arguments(student: Student, model: Any) -> dict[str, Any]:
     }
 
 
-def with_whole_numbers(arguments: Arguments) -> Arguments:
+def with_mixed_precision(arguments: Arguments) -> Arguments:
     """Trainer arguments with which split weights may compute in bfloat16, but what the model returns keeps
     its number type, and gradients are summed over the processes in float32."""
     if arguments.fsdp_plugin_args is not None and arguments.bf16:

@@ -35,7 +35,7 @@ from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.policy import Policy, PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.sharding import generating, sharding_arguments, with_whole_numbers
+from safer_steer.student.sharding import generating, sharding_arguments, with_mixed_precision
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -217,7 +217,7 @@ def trainer_of(
     empty = empty_model(load_model_config(base_of(student, start)))
     trainer = trainer_class(
         **beginning(student, start, empty),
-        args=with_whole_numbers(
+        args=with_mixed_precision(
             GRPOConfig(
                 **grpo_arguments(config, home),
                 **sharding_arguments(student, empty),

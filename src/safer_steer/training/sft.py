@@ -30,7 +30,7 @@ from safer_steer.student.guard import Guard, Guarded
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.sharding import sharding_arguments, with_whole_numbers
+from safer_steer.student.sharding import sharding_arguments, with_mixed_precision
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -159,7 +159,7 @@ def fine_tune(
         freeze_vision(student.model)
     trainer = GuardedSFT(
         model=student.model,
-        args=with_whole_numbers(
+        args=with_mixed_precision(
             SFTConfig(**sft_arguments(config, folder), **sharding_arguments(config.student, student.model))
         ),
         train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
