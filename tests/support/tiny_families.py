@@ -26,7 +26,7 @@ import tiny_others as others
 import tiny_tried as tried
 from places import ROOT
 from safer_steer.student.modules import parts_of
-from tiny_parts import ROPE, VISION, Built, template, text, tokenizer
+from tiny_parts import ROPE, VISION, Built, llava_tokenizer, template, text, tokenizer
 
 QWEN = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -224,14 +224,7 @@ def lfm2_vl() -> Built:
 
 def llava_next() -> Built:
     """A picture is scaled to one of several grids of tiles."""
-    words = tokenizer(
-        ["<pad>", "<s>", "</s>", "<image>"],
-        True,
-        eos_token="</s>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    words = llava_tokenizer()
     grids = [[56, 112], [112, 56], [112, 112]]
     size = {"height": 56, "width": 56}
     images = LlavaNextImageProcessor(size={"shortest_edge": 56}, crop_size=size, image_grid_pinpoints=grids)

@@ -78,3 +78,15 @@ def text(words: hf.PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
         "bos_token_id": words.pad_token_id,
         **more,
     }
+
+
+def llava_tokenizer() -> hf.PreTrainedTokenizerFast:
+    """LLaVA's special tokens."""
+    return tokenizer(
+        ["<pad>", "<s>", "</s>", "<image>"],
+        True,
+        eos_token="</s>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )

@@ -14,7 +14,7 @@ from transformers.models.pixtral import PixtralImageProcessor
 
 from tiny_further import glm4v
 from tiny_others import chat
-from tiny_parts import ROPE, VISION, Built, text, tokenizer
+from tiny_parts import ROPE, VISION, Built, llava_tokenizer, text, tokenizer
 
 KIMI = """{% for message in messages %}{% if message['role'] == 'system' %}<|im_system|>
 {%- elif message['role'] == 'user' %}<|im_user|>{% else %}<|im_assistant|>{% endif %}
@@ -97,14 +97,7 @@ LLAVA = """<s>{% for message in messages %}{% if message['role'] == 'user' %}USE
 
 
 def llava() -> Built:
-    words = tokenizer(
-        ["<pad>", "<s>", "</s>", "<image>"],
-        True,
-        eos_token="</s>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    words = llava_tokenizer()
     size = {"height": 56, "width": 56}
     processor = hf.LlavaProcessor(
         image_processor=hf.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=size),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FOLDER = "rl/probe"
 """In the run's folder: a folder for each step, and the scripts in `suites`."""
+READS = ("suites", "judged", "verdict", "judge_requests", "temperature")
+"""The keys of `bench` by which the twins are played and judged."""
 TWINS = 50
 """Dialogues of a probe."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.twin_probe import READS
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.changes import EVERY_KIND, settings_of
 from safer_steer.config.file import dump_config
@@ -42,8 +43,6 @@ nothing to learn from, which is a result."""
 NOT_RL_ALONE = ("seeds", "benign_share", "single_turn", "rollouts")
 """The keys of `rl` that bear on other stages: which scripts are kept for RL, and what samples the student's
 answers."""
-PROBED = ("suites", "judged", "verdict", "judge_requests", "temperature")
-"""The keys of `bench` by which the twins of `Config.probes_twins` are played and judged."""
 
 
 def run_id(config: Config) -> str:
@@ -164,7 +163,7 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
         return jobs.setdefault(job.folder, job)
 
     def trained(name: str, config: Config, awaits: Job | None = None) -> Job:
-        training = unmeasured(config, PROBED if config.probes_twins else ())
+        training = unmeasured(config, READS if config.probes_twins else ())
         job = Job(name, out / "trained" / run_id(training), training, ("rl",), up_to(config), awaits)
         return jobs.setdefault(job.folder, job)
 

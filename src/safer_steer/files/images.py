@@ -98,8 +98,9 @@ class Picture:
         return {"type": "image_url", "image_url": {"url": self.data_url}}
 
 
-_pictures: OrderedDict[tuple[str, str, int | None, int], Picture] = OrderedDict()
-_whole: dict[tuple[str, str, int | None, int], tuple[str, str]] = {}
+_Key = tuple[str, str, int | None, int]
+_pictures: OrderedDict[_Key, Picture] = OrderedDict()
+_whole: dict[_Key, tuple[str, str]] = {}
 """Hash and MIME type of the files that were decoded once and are used as they are. They are not decoded again
 once their bytes have left the cache: that is most of the time that reading a picture takes."""
 _lock = Lock()

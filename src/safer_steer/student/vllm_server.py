@@ -130,16 +130,16 @@ class Server:
         server keeps what its running requests use, and says so; they are waited for. Raises `UserError` if
         they do not end."""
         for cache in ("prefix", "encoder"):
-            for wait in (*FORGETTING_WAITS_S, None):
+            for wait in (0, *FORGETTING_WAITS_S):
+                await asyncio.sleep(wait)
                 answer = await self._ask(f"reset_{cache}_cache", {})
                 if not (isinstance(answer, dict) and answer.get("success") is False):
                     break
-                if wait is None:
-                    raise UserError(
-                        f"{KEY}: {self.url} keeps what it computed with the weights before, since other"
-                        " requests use it; let them end, then run the same command to go on"
-                    )
-                await asyncio.sleep(wait)
+            else:
+                raise UserError(
+                    f"{KEY}: {self.url} keeps what it computed with the weights before, since other requests"
+                    " use it; let them end, then run the same command to go on"
+                )
 
     async def _ask(self, path: str, body: dict[str, Any] | None, again: dict[str, Any] | None = None) -> Any:
         """The JSON value of the answer to a POST, or to a GET without `body`. Later tries send `again`.

@@ -170,15 +170,12 @@ class PairWork:
     async def _caption(self, attempt: int) -> str:
         """The first usable description of the picture up to this attempt. One that an earlier attempt paid
         for comes from the cache."""
-        for number in range(attempt + 1):
-            try:
-                described = await self._ask(CAPTION, CaptionInput(question=self.pair.question), number)
-                check("caption", described.caption)
-                return described.model_dump_json()
-            except BoundaryError:
-                if number == attempt:
-                    raise
-        raise AssertionError("an attempt returns or raises")
+        if attempt:
+            with suppress(BoundaryError):
+                return await self._caption(attempt - 1)
+        described = await self._ask(CAPTION, CaptionInput(question=self.pair.question), attempt)
+        check("caption", described.caption)
+        return described.model_dump_json()
 
     async def _ask(self, prompt: Prompt[Input, Output], inputs: Input, attempt: int) -> Output:
         """The generator's answer. Sample numbers differ by pair, config seed and attempt, so that the same
