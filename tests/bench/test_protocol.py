@@ -135,7 +135,11 @@ def test_attackers_are_told_apart_by_their_weights_and_not_by_paths_or_numbers(t
 
 @pytest.mark.slow
 def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, url: str, mine: Path) -> None:
-    assert measured("m", url, mine, *JUDGES, "--set", "bench.dialogues=2").exit_code == 0
+    """Questions are no judge's, and stay those of the bench that asked them."""
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text('{"id": "q", "question": "Which?", "choices": ["this", "that"], "answer": 0}\n')
+    more = ("--set", "bench.dialogues=2", "--set", f"bench.capability={facts}")
+    assert measured("m", url, mine, *JUDGES, *more).exit_code == 0
     file = written(tmp_path)
     again = ("--no-check", "--judge-only", tmp_path / "m", "--judge-base-url", url)
     assert bench(*again, "--protocol", file).exit_code == 0

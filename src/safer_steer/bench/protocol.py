@@ -170,7 +170,7 @@ def protocol_of(config: Config, folder: Path, answering: Answering) -> Protocol:
         thresholds=THRESHOLDS,
         answers=earlier.answers if earlier else _answers(config, answering == "students"),
         suites={path.stem: _rows(path) for path in sorted((folder / "suites").glob("*/*.jsonl"))},
-        questions=questions,
+        questions=earlier.questions if earlier else questions,
         attackers=[_sampled(role) for role in attackers.values()],
         adaptive=adaptive,
         trained=earlier.trained if earlier else _adapters(bench.adaptive),
