@@ -218,7 +218,9 @@ def run(command: Sequence[str], pipe: Connection, kill_at: Callable[[], bool] | 
             raise SystemExit(f"safer-steer {' '.join(command)}:\n{said.read().decode(errors='replace')}")
     pipe.send("end")
     calls, first = pipe.recv()
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, calls, first - begun)
+    cost = Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, calls, first - begun)
+    print(f"{command[0]}{' (killed)' * killed}: {cost}", file=sys.stderr, flush=True)
+    return cost
 
 
 def killed_and_resumed(command: Sequence[str], pipe: Connection, half: Callable[[], bool]) -> Cost:
