@@ -84,7 +84,7 @@ def test_a_journal_that_a_link_leads_out_of_its_run_is_neither_cut_nor_written(
     if place.is_dir():
         shutil.rmtree(place)
     place.symlink_to(tmp_path / "other" / link)
-    with pytest.raises(UserError, match=r"run/bench/m/x.jsonl: is a link, or leads out of "):
+    with pytest.raises(UserError, match=r"run/bench/m/x.jsonl: is no plain file of "):
         Journal(tmp_path / "run" / "bench" / "m" / "x.jsonl")
     assert victim.read_text() == "one line without an end"
 
@@ -102,15 +102,19 @@ def test_a_run_that_a_link_leads_to_and_files_that_runs_share_are_fine(tmp_path:
             assert list(journal.rows) == ["a"]
 
 
-def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere_and_a_pipe_does_not_wait(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"run/\.lock: is a link, .*; put the file itself there"):
+    with pytest.raises(UserError, match=r"run/\.lock: is no plain file of .*; put the file itself there"):
         locked(tmp_path / "run")
     assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "latest").symlink_to("new")
     (tmp_path / "new").mkdir()
     locked(tmp_path / "latest").close()
+    (tmp_path / "new" / ".lock").unlink()
+    os.mkfifo(tmp_path / "new" / ".lock")  # to open it is to wait for somebody who reads
+    with pytest.raises(UserError, match="is no plain file of"):
+        locked(tmp_path / "new")
 
 
 def test_half_a_surrogate_pair_is_journalled_as_a_question_mark(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from safer_steer.endpoints.ledger import Account
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import UserError
-from safer_steer.files.store import refuse_link
+from safer_steer.files.store import refuse_no_plain_file
 
 FILE = "cache.sqlite"
 """In a run's folder."""
@@ -56,9 +56,9 @@ class Cache:
     otherwise."""
 
     def __init__(self, path: Path, shared: bool = False) -> None:
-        """Raises `UserError` if the file cannot be opened, or is a link or not an SQLite file."""
+        """Raises `UserError` if the file cannot be opened, or is no plain file or no SQLite file."""
         for name in ("", "-wal", "-shm", "-journal"):  # what SQLite writes
-            refuse_link(path.with_name(path.name + name), path.parent)
+            refuse_no_plain_file(path.with_name(path.name + name), path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         with _in_one_line(path):

@@ -69,8 +69,9 @@ class AtWork(UserError):
 
 def locked(folder: Path) -> IO[bytes]:
     """Lock a run folder, until the file is closed; the folder is made. Raises `AtWork` if another process is
-    at work there, and `UserError` if it cannot be written to, or the lock is a link."""
-    refuse_link(folder / ".lock", folder)
+    at work there, and `UserError` if it cannot be written to, or the lock is no
+    plain file."""
+    refuse_no_plain_file(folder / ".lock", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("ab")
@@ -300,11 +301,12 @@ def _run_of(path: Path) -> Path:
     return runs[0] if runs else path.parent
 
 
-def refuse_link(path: Path, folder: Path) -> None:
-    """Raises `UserError` if a file that is written to in this folder is a link, or lies outside of it by one.
-    The folder may itself be reached by a link."""
-    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path}: is a link, or leads out of {folder} by one; put the file itself there")
+def refuse_no_plain_file(path: Path, folder: Path) -> None:
+    """Raises `UserError` if what is written to in this folder is a link or a pipe, or lies outside of it by a
+    link. The folder may itself be reached by a link."""
+    other = path.is_symlink() or (path.exists() and not path.is_file())
+    if other or not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: is no plain file of {folder} (a link, a pipe); put the file itself there")
 
 
 class Journal:
@@ -318,8 +320,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` if a line is no row, or the file is a link or, by one, outside of its run."""
-        refuse_link(path, _run_of(path))
+        """Raises `UserError` if a line is no row, or the file is no plain one of its run."""
+        refuse_no_plain_file(path, _run_of(path))
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
