@@ -8,7 +8,7 @@ from all_prompts import PROMPTS
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
-from safer_steer.endpoints.parse import parse_own_json
+from safer_steer.endpoints.parse import parse_json
 from safer_steer.prompts.base import Prompt, section
 from safer_steer.rewards import has_thinking_answer
 from safer_steer.run.stub import StubTransport
@@ -22,7 +22,7 @@ async def test_every_job_gets_an_answer_of_its_schema(prompt: Prompt) -> None:
         {"role": "user", "content": [{"type": "text", "text": user}]},
     ]
     replies = [await StubTransport().complete(messages, prompt.schema(), repeat) for repeat in (0, 0, 1)]
-    answer = prompt.output.model_validate(parse_own_json(replies[0].text, user)).model_dump()
+    answer = prompt.output.model_validate(parse_json(replies[0].text, user)).model_dump()
     assert replies[0] == replies[1]
     assert len(answer.get("turns", "abc")) == 3
     assert answer.get("next_question", "") == "", "there is none after the last turn"

@@ -14,7 +14,7 @@ from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.ledger import Ledger
-from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json, split_thinking
+from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_json, split_thinking
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, NoEyesError, Transport
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
@@ -95,7 +95,7 @@ class ChatModel:
                 self.ledger.accounts[self.name].refused += 1
                 raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {excerpt}")
             try:
-                value = parse_own_json(reply.text, user)
+                value = parse_json(reply.text, user)
                 check_own_words(value, schema)
                 return prompt.output.model_validate(value)
             except ValueError as error:

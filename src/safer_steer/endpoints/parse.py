@@ -63,8 +63,8 @@ _REFUSAL = re.compile(
 )
 
 
-def parse_json(text: str) -> dict[str, Any]:
-    """The one JSON object of a reply.
+def parse_json(text: str, prompt: str = "") -> dict[str, Any]:
+    """The one JSON object of a reply to `prompt`.
 
     If the whole reply is an object, it is the result. Otherwise the reply must contain exactly one distinct
     object among its top-level `{...}` spans; code fences, prose and reasoning around it do not matter. Two
@@ -74,13 +74,8 @@ def parse_json(text: str) -> dict[str, Any]:
 
     Raw control characters in strings and trailing commas are accepted. Half a surrogate pair becomes "?".
     Raises `ValueError` if there is no object, a broken one or more than one, one with LaTeX whose backslashes
-    are single, or more than `MOST_CHARACTERS`; the message says which."""
-    return _find(text)[0]
-
-
-def parse_own_json(text: str, prompt: str) -> dict[str, Any]:
-    """`parse_json` of a reply to `prompt`. Raises `ValueError` also if the object occurs verbatim in it,
-    escaped or not: a judge that quotes JSON from the answer and writes no verdict has given none."""
+    are single, or more than `MOST_CHARACTERS`, or if the object occurs in the prompt, escaped or not: a judge
+    that quotes JSON from the answer and writes no verdict has given none. The message says which."""
     value, span = _find(text)
     if _squeezed(span) in _squeezed(prompt):
         raise ValueError("the JSON object is quoted from the text you were given; write your own")

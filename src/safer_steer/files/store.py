@@ -7,6 +7,7 @@ import codecs
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -232,14 +233,32 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for place, line in enumerate(lines, 1):
             try:
-                row = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                if row:
-                    yield row
-            elif line.endswith(b"\n"):
-                raise UserError(f"{path}:{place}: no JSON object; move the file away and run its stage again")
+                row = _row_in(line) if line.strip() else {}
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise UserError(
+                    f"{path}:{place}: no JSON object ({error}); move the file away and run its stage again"
+                ) from None
+            if row:
+                yield row
+
+
+def _row_in(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises `ValueError` if it is none, or has a whole number that is no float."""
+    try:
+        row = json.loads(line, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}")
+    return row
+
+
+def _whole(digits: str) -> int:
+    if math.isinf(float(digits)):
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 class Reading:
@@ -282,8 +301,7 @@ class Rows(Mapping[str, dict[str, Any]]):
 
     def __getitem__(self, id: str) -> dict[str, Any]:
         begin, length = self._places[id]
-        row: dict[str, Any] = json.loads(os.pread(self._file.fileno(), length, begin))
-        return row
+        return _row_in(os.pread(self._file.fileno(), length, begin))
 
     def __contains__(self, id: object) -> bool:
         return id in self._places
@@ -332,7 +350,7 @@ class Journal:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        self._places[json.loads(line)["id"]] = whole, len(line)
+                        self._places[_row_in(line)["id"]] = whole, len(line)
                     except (ValueError, KeyError, TypeError):
                         raise UserError(
                             f"{path}:{number}: not a row of this journal; move the file away to run its"
