@@ -29,10 +29,11 @@ from safer_steer.training.refusals import refuse_lost_inputs
 from safer_steer.training.sft import fine_tune
 from sft_run import checks, loss_of_the_base, losses, prepared
 from tiny_families import FAMILIES, OTHERS, built
+from tiny_newer import NEWER
 from tiny_tried import TRIED
 
 SYSTEM = "You are a helpful assistant."
-TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe", "qwen3_5_moe", *TRIED]
+TRAINED = ["pixtral", "ovis2", "granite4_vision", "qwen3_vl_moe", "qwen3_5_moe", *TRIED, *NEWER]
 
 
 def settings(family: str, config: Config) -> Config:
@@ -405,7 +406,11 @@ def test_the_page_has_a_row_for_each_family() -> None:
         re.findall(r"^\| [\w .-]+ \(`(\w+)`\) \| .* \| (trained|refused)\b.* \|$", page, re.MULTILINE)
     )
     assert rows == dict.fromkeys([*FAMILIES, *TRAINED], "trained") | dict.fromkeys(
-        [*(family for family in OTHERS if family not in TRAINED), *NEEDS_TIMM[1:], "Qwen2_5OmniConfig"],
+        [
+            *(family for family in OTHERS if family not in TRAINED),
+            *NEEDS_TIMM[1:],
+            "Qwen2_5OmniConfig",
+        ],
         "refused",
     )
     told = re.search(

@@ -22,6 +22,7 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProc
 from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProcessor
 
 import tiny_further as further
+import tiny_newer as newer
 import tiny_others as others
 import tiny_tried as tried
 from places import ROOT
@@ -265,12 +266,12 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "fast_vlm": further.fast_vlm,
 }
 """Those that every test of families runs."""
-OTHERS = others.OTHERS | tried.TRIED
+OTHERS = others.OTHERS | tried.TRIED | newer.NEWER
 OTHERS |= {"qwen3_vl_moe": lambda: qwen_moe("qwen3_vl"), "qwen3_5_moe": lambda: qwen_moe("qwen3_5")}
 """Those that are refused, or tried in one step (tests/student/test_other_families.py)."""
 
 SHIPPED = {"qwen3_5": "qwen3.5-chat.jinja", "gemma4": "gemma4-chat.jinja"}
-SHIPPED["qwen3_5_moe"] = SHIPPED["qwen3_5"]
+SHIPPED |= dict.fromkeys(("qwen3_5_moe", "qwen4_exp"), SHIPPED["qwen3_5"])
 """Families whose own chat template drops parts of past answers, and the one that takes its place."""
 
 
