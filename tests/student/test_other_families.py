@@ -20,7 +20,7 @@ from safer_steer.config import Config
 from safer_steer.errors import UserError
 from safer_steer.run.preflight import check_student
 from safer_steer.student.load import LoadedStudent, empty_model, load_model_config, load_student
-from safer_steer.student.modules import adapted_layers
+from safer_steer.student.modules import adapted_layers, freeze_vision
 from safer_steer.student.proof import _prove, load_renderer
 from safer_steer.student.training_trial import try_training
 from safer_steer.student.transcript import Transcript, model_inputs
@@ -314,6 +314,15 @@ def test_a_router_of_experts_gets_no_adapter() -> None:
     routers = [name for name, part in model.named_modules() if type(part).__name__ == "Llama4Router"]
     assert routers and not set(routers) & set(names)
     assert any(name.endswith("q_proj") for name in names)
+
+
+def test_a_projector_of_pixels_is_told_apart_as_a_tower_is() -> None:
+    model, _ = built.__wrapped__("gemma4_unified")
+    names = adapted_layers(model)
+    assert names and all(name.startswith("model.language_model.") for name in names)
+    freeze_vision(model)
+    still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert len(still) > 5 and all(name.startswith("model.embed_vision.") for name in still)
 
 
 def test_experts_that_get_no_adapter_are_named(tmp_path: Path) -> None:

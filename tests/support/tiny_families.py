@@ -272,6 +272,7 @@ OTHERS |= {"qwen3_vl_moe": lambda: qwen_moe("qwen3_vl"), "qwen3_5_moe": lambda: 
 
 SHIPPED = {"qwen3_5": "qwen3.5-chat.jinja", "gemma4": "gemma4-chat.jinja"}
 SHIPPED |= dict.fromkeys(("qwen3_5_moe", "qwen4_exp"), SHIPPED["qwen3_5"])
+SHIPPED["gemma4_unified"] = SHIPPED["gemma4"]
 """Families whose own chat template drops parts of past answers, and the one that takes its place."""
 
 

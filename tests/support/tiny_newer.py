@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import transformers as hf
 from transformers.models.cohere_compass import CohereCompassImageProcessor
+from transformers.models.gemma4_unified import Gemma4UnifiedImageProcessor
 from transformers.models.glm46v import Glm46VImageProcessor
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
-from tiny_further import GLM, glm4v
+from tiny_further import GLM, gemma4, glm4v
 from tiny_others import COHERE_OPENING, COHERE_ROLES, chat
 from tiny_parts import ROPE, VISION, Built, template, text, tokenizer
 
@@ -158,6 +159,32 @@ def glm46v() -> Built:
     return hf.Glm46VConfig(text_config=said, vision_config=vision, **ids), processor
 
 
+def gemma4_unified() -> Built:
+    """Gemma 4 12B. It has no vision tower: patches are projected."""
+    _, older = gemma4()
+    words, sizes = older.tokenizer, {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 3}
+    processor = hf.Gemma4UnifiedProcessor(
+        feature_extractor=hf.Gemma4UnifiedAudioFeatureExtractor(),
+        image_processor=Gemma4UnifiedImageProcessor(**sizes),
+        tokenizer=words,
+        video_processor=hf.Gemma4UnifiedVideoProcessor(**sizes),
+        image_seq_length=70,
+        chat_template=older.chat_template,
+    )
+    layers = ["sliding_attention", "full_attention"]
+    names = ("boi", "eoi", "image", "video", "audio")
+    marks = ("<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio|>")
+    ids = zip(names, words.convert_tokens_to_ids(marks), strict=True)
+    said = text(words, head_dim=16, layer_types=layers, sliding_window=512, global_head_dim=16)
+    vision = {"patch_size": 4, "pooling_kernel_size": 3, "mm_embed_dim": 64, "mm_posemb_size": 64}
+    return hf.Gemma4UnifiedConfig(
+        text_config=said,
+        vision_config=vision | {"output_proj_dims": 64},
+        audio_config=None,
+        **{f"{name}_token_id": number for name, number in ids},
+    ), processor
+
+
 def cohere_compass() -> Built:
     """North Micro Vision. Every other layer has no positions."""
     pictures = [token.upper() for token in PICTURES]
@@ -201,5 +228,6 @@ NEWER: dict[str, Callable[[], Built]] = {
     "exaone4_5": exaone4_5,
     "hyperclovax_vision_v2": hyperclovax_vision_v2,
     "glm46v": glm46v,
+    "gemma4_unified": gemma4_unified,
     "cohere_compass": cohere_compass,
 }

@@ -35,18 +35,32 @@ def inside(model: Any) -> Any:
 
 
 def parts_of(model: Any) -> Parts:
-    """Find the parts of a model, with adapters or without. Raises `UserError` if language model and vision
-    tower cannot be told apart."""
+    """Find the parts of a model, with adapters or without. One without a vision tower may have a projector of
+    pixels alone. Raises `UserError` if language model and vision tower cannot be told apart."""
     model = inside(model)
     language, vision = model.get_decoder(), model.get_encoder(modality="image")
-    whole = (None, model, model.base_model)
-    if language in whole or vision in whole or _within(language, vision) or _within(vision, language):
+    whole, parts = (None, model, model.base_model), Parts(language, model.get_output_embeddings())
+    if vision in whole:
+        apart = not {id(weight) for weight in model.parameters()} <= _of_language(parts)
+    else:
+        apart = not (_within(language, vision) or _within(vision, language))
+    if language in whole or not apart:
         kind = type(model).__name__
         raise UserError(
             f"student {model.config.name_or_path or kind}: language model and vision tower of {kind} cannot"
             " be told apart; choose another model"
         )
-    return Parts(language, model.get_output_embeddings())
+    return parts
+
+
+def _of_language(parts: Parts) -> set[int]:
+    """Ids of the weights of the language model and its head."""
+    return {
+        id(weight)
+        for part in (parts.language, parts.head)
+        if part is not None
+        for weight in part.parameters()
+    }
 
 
 def _within(part: nn.Module, whole: nn.Module) -> bool:
@@ -56,10 +70,7 @@ def _within(part: nn.Module, whole: nn.Module) -> bool:
 def freeze_vision(model: Any) -> None:
     """Freeze everything but the language model and its head: vision tower and projector stay as they are.
     Raises `UserError` if language model and vision tower cannot be told apart."""
-    parts = parts_of(model)
-    of_language = {id(weight) for weight in parts.language.parameters()}
-    if parts.head is not None:
-        of_language |= {id(weight) for weight in parts.head.parameters()}
+    of_language = _of_language(parts_of(model))
     for weight in model.parameters():
         if id(weight) not in of_language:
             weight.requires_grad_(False)
