@@ -361,6 +361,17 @@ def test_a_model_of_more_than_language_and_pictures_is_refused(tmp_path: Path) -
         empty_model(load_model_config(str(tmp_path)))
 
 
+@pytest.mark.slow
+def test_types_of_tokens_that_grpo_would_lose_are_refused(tmp_path: Path) -> None:
+    """Its experts are chosen by them. SFT trains it."""
+    config = prepared("ernie4_5_vl_moe", tmp_path, 1, 2)
+    wanted = loss_of_the_base(config, tmp_path)
+    fine_tune(config, tmp_path)
+    assert losses(tmp_path) == [pytest.approx(wanted, abs=1e-4)]
+    with pytest.raises(UserError, match=r"TRL's GRPO hands moe_mm_token_type_ids not on to .*: dpo$"):
+        check_student(config, ("rl",))
+
+
 def test_inputs_that_grpo_would_lose_are_refused() -> None:
     _, processor = built("fast_vlm")
     renderer = load_renderer(processor, SYSTEM)

@@ -266,7 +266,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "fast_vlm": further.fast_vlm,
 }
 """Those that every test of families runs."""
-OTHERS = others.OTHERS | tried.TRIED | newer.NEWER
+OTHERS = others.OTHERS | tried.TRIED | newer.NEWER | newer.LOST
 OTHERS |= {"qwen3_vl_moe": lambda: qwen_moe("qwen3_vl"), "qwen3_5_moe": lambda: qwen_moe("qwen3_5")}
 """Those that are refused, or tried in one step (tests/student/test_other_families.py)."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import transformers as hf
 from transformers.models.cohere_compass import CohereCompassImageProcessor
+from transformers.models.ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessor, Ernie4_5_VLMoeVideoProcessor
 from transformers.models.gemma4_unified import Gemma4UnifiedImageProcessor
 from transformers.models.glm46v import Glm46VImageProcessor
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
@@ -222,6 +223,49 @@ def cohere_compass() -> Built:
     ), processor
 
 
+ERNIE = """<|begin_of_sentence|>{% for message in messages %}{% if message['role'] == 'user' %}User:{{ ' ' }}
+{%- for part in message['content'] %}{% if part['type'] == 'image' %}<|IMAGE_START|><|IMAGE_PLACEHOLDER|>
+{#- #}<|IMAGE_END|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}
+{% elif message['role'] == 'system' %}{{ message['content'][0]['text'] }}
+{% else %}Assistant:
+<think>
+
+</think>
+{{ message['content'][0]['text'] }}<|end_of_sentence|>{% endif %}{% endfor %}
+{%- if add_generation_prompt %}Assistant:
+<think>
+
+</think>
+{% endif %}"""
+"""What ERNIE 4.5 VL's template writes without reasoning and without the numbers of pictures."""
+
+
+def ernie4_5_vl_moe() -> Built:
+    """Each token has a type by which its experts are chosen, beside that of its positions."""
+    names = {f"{kind}_token": f"<|{kind.upper()}_PLACEHOLDER|>" for kind in ("image", "video")}
+    for kind in ("image", "video"):
+        names |= {f"{kind}_{end}_token": f"<|{kind}_{end}|>".upper() for end in ("start", "end")}
+    words = tokenizer(
+        ["<unk>", "<|begin_of_sentence|>", "<|end_of_sentence|>", *names.values()],
+        eos_token="<|end_of_sentence|>",
+        pad_token="<unk>",
+        extra_special_tokens=names,
+    )
+    words.add_tokens(["<think>", "</think>"])
+    processor = hf.Ernie4_5_VLMoeProcessor(
+        image_processor=Ernie4_5_VLMoeImageProcessor(size=SMALL[14], patch_size=14),
+        video_processor=Ernie4_5_VLMoeVideoProcessor(draw_on_frames=False),
+        tokenizer=words,
+        chat_template=ERNIE,
+    )
+    said = text(words, rope_parameters=ROPE | {"mrope_section": [3, 3, 2]}, moe_intermediate_size=[32, 16])
+    return hf.Ernie4_5_VLMoeConfig(
+        text_config=said | {"num_hidden_layers": 3, "moe_k": 2, "moe_num_experts": 4},
+        vision_config=TOWER | {"patch_size": 14},
+        **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in names.items()},
+    ), processor
+
+
 NEWER: dict[str, Callable[[], Built]] = {
     "lfm3_vl": lfm3_vl,
     "qwen4_exp": qwen4_exp,
@@ -231,3 +275,6 @@ NEWER: dict[str, Callable[[], Built]] = {
     "gemma4_unified": gemma4_unified,
     "cohere_compass": cohere_compass,
 }
+"""Those that are trained."""
+LOST: dict[str, Callable[[], Built]] = {"ernie4_5_vl_moe": ernie4_5_vl_moe}
+"""Those that are not."""

@@ -79,7 +79,10 @@ class Renderer:
         """What the template writes between its opening and a past answer; a model samples it itself."""
         self.later_pictures = True
         """Whether user turns after the first may show pictures; `proof.load_renderer` finds out."""
-        several = self._pictures_of_a_probe()
+        seeing = self._seeing()
+        self.aligned_inputs = tuple(seeing.aligned)
+        """Names of further inputs with one number for each token."""
+        several = seeing.pictures
         self.picture_inputs = tuple(several)
         """Names of the inputs of the vision tower. A picture may have some of them alone."""
         self.rowwise = frozenset(n for n, tensor in several.items() if tensor.ndim > 1 and len(tensor) == 1)
@@ -176,9 +179,8 @@ class Renderer:
             " give one that does in student.chat_template: FILE"
         )
 
-    def _pictures_of_a_probe(self) -> dict[str, torch.Tensor]:
-        """The picture inputs of a first turn with several pictures. Of an elongated one, processors may give
-        parts, too."""
+    def _seeing(self) -> UserTurn:
+        """A first turn with several pictures. Of an elongated one, processors may give parts, too."""
         images = [Image.new("RGB", size, "grey") for size in ((112, 84), (84, 112), (168, 56))]
         try:
             writes = self.render([QUESTION], [images]) != self.render([QUESTION])
@@ -189,7 +191,7 @@ class Renderer:
         seeing, blind = self._first_turn("with", images), self._first_turn("without", [])
         if not seeing.pictures or len(seeing.ids) <= len(blind.ids):
             raise self.refused(NO_PICTURES)
-        return seeing.pictures
+        return seeing
 
     def _first_turn(self, how: str, images: list[Image.Image]) -> UserTurn:
         """A first turn, which the template renders. Raises `UserError` if the processor does not take it."""

@@ -26,14 +26,15 @@ so; one that opens its reasoning with a special token, nearly all."""
 
 
 def refuse_lost_inputs(renderer: Renderer) -> None:
-    """Raises `UserError` if the student has inputs of the vision tower that TRL does not hand on to the
-    model."""
+    """Raises `UserError` if the student has inputs, of the vision tower or of each token, that TRL does not
+    hand on to the model."""
     from trl import GRPOTrainer
 
     handed_on = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     if any(each.kind is each.VAR_KEYWORD for each in handed_on.values()):
         return  # whatever it is given
-    if names := [name for name in renderer.picture_inputs if name not in handed_on]:
+    inputs = (*renderer.picture_inputs, *renderer.aligned_inputs)
+    if names := [name for name in inputs if name not in handed_on]:
         raise renderer.refused(
             f"TRL's GRPO hands {', '.join(names)} not on to the model, so it would be trained without what it"
             " sees; choose another model, or rl.algorithm: dpo"
