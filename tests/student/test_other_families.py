@@ -265,6 +265,18 @@ def test_the_trial_finds_a_model_that_trl_cannot_split(student: dict[str, Any], 
         tried("llama4", tmp_path, **student)
 
 
+@pytest.mark.parametrize("student", [{}, {"dtype": "bfloat16", "lora_rank": 2}])
+def test_the_trial_finds_pictures_that_are_placed_by_those_of_other_dialogues(
+    student: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^student .*: cannot be trained in batches: HunYuanVLFor\w+ places a dialogue's pictures"
+        r" otherwise beside pictures of another dialogue of the batch.*; choose another model$",
+    ):
+        tried("hunyuan_vl", tmp_path, **student)
+
+
 @pytest.mark.parametrize(
     "student",
     [{"dtype": "bfloat16"}, {"dtype": "bfloat16", "lora_rank": 2}, {"freeze_vision": False}],

@@ -10,6 +10,7 @@ from transformers.models.cohere_compass import CohereCompassImageProcessor
 from transformers.models.ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessor, Ernie4_5_VLMoeVideoProcessor
 from transformers.models.gemma4_unified import Gemma4UnifiedImageProcessor
 from transformers.models.glm46v import Glm46VImageProcessor
+from transformers.models.hunyuan_vl import HunYuanVLImageProcessor
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from tiny_further import GLM, gemma4, glm4v
@@ -266,6 +267,39 @@ def ernie4_5_vl_moe() -> Built:
     ), processor
 
 
+HUNYUAN = """{% for message in messages %}{% if loop.first %}<｜hy_begin｜>{% endif %}
+{%- for part in message['content'] %}{% if part['type'] == 'image' %}<｜hy_start｜><｜hy_image｜><｜hy_end｜>
+{#- #}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% if message['role'] == 'system' %}<｜hy_system｜>
+{#- #}{% elif message['role'] == 'user' %}<｜hy_User｜>{% else %}<｜hy_Assistant｜>{% endif %}{% endfor %}"""
+"""What HunyuanOCR's template writes, with shorter names of its tokens."""
+
+
+def hunyuan_vl() -> Built:
+    """It counts the pictures of a whole batch."""
+    names = {"image_start_token": "<｜hy_start｜>", "image_end_token": "<｜hy_end｜>"}
+    names |= {"image_token": "<｜hy_image｜>"}
+    turns = ["<｜hy_pad｜>", "<｜hy_begin｜>", "<｜hy_system｜>", "<｜hy_User｜>", "<｜hy_Assistant｜>"]
+    words = tokenizer(
+        [*turns, *names.values()],
+        eos_token="<｜hy_Assistant｜>",
+        pad_token="<｜hy_pad｜>",
+        extra_special_tokens=names,
+    )
+    processor = hf.HunYuanVLProcessor(
+        image_processor=HunYuanVLImageProcessor(size=SMALL[16], patch_size=16),
+        tokenizer=words,
+        chat_template=HUNYUAN,
+    )
+    start, end, image = words.convert_tokens_to_ids(list(names.values()))
+    return hf.HunYuanVLConfig(
+        text_config=text(words, head_dim=16, rope_parameters=ROPE | {"mrope_section": [2, 2, 2, 2]}),
+        vision_config=VISION | {"patch_size": 16, "out_hidden_size": 64, "max_image_size": 256},
+        image_token_id=image,
+        im_start_id=start,
+        im_end_id=end,
+    ), processor
+
+
 NEWER: dict[str, Callable[[], Built]] = {
     "lfm3_vl": lfm3_vl,
     "qwen4_exp": qwen4_exp,
@@ -276,5 +310,5 @@ NEWER: dict[str, Callable[[], Built]] = {
     "cohere_compass": cohere_compass,
 }
 """Those that are trained."""
-LOST: dict[str, Callable[[], Built]] = {"ernie4_5_vl_moe": ernie4_5_vl_moe}
+LOST: dict[str, Callable[[], Built]] = {"ernie4_5_vl_moe": ernie4_5_vl_moe, "hunyuan_vl": hunyuan_vl}
 """Those that are not."""

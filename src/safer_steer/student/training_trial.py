@@ -23,7 +23,7 @@ from safer_steer.student.checks import fault
 from safer_steer.student.findings import Finding, Step
 from safer_steer.student.load import load_student
 from safer_steer.student.looking import evaluating, gaps_of, head_gaps
-from safer_steer.student.modules import freeze_vision, hold_modes
+from safer_steer.student.modules import freeze_vision, hold_modes, inside, parts_of
 from safer_steer.student.renderer import ANSWER, QUESTION, Renderer
 from safer_steer.student.training import lora, on_gpu, training_dtype
 from safer_steer.student.transcript import Transcript, labels, model_inputs
@@ -40,7 +40,7 @@ def try_training(
     """Train the base student on two made-up dialogues, one with a picture, up to the gradients: once in a
     process for the same settings. A student that is split over several GPUs need not fit on one, and is not
     tried. Raises `UserError` if it fails, or the trainer computes other log-probabilities than the model
-    does.
+    does, or a dialogue's positions depend on its batch.
 
     Args:
         say: told how long it took, if that was long.
@@ -109,6 +109,13 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
         with evaluating(model):
             seeing = model(**inputs).log_probs
             heads = head_gaps(model, inputs, seeing, temperature=1.0)
+            twins = _positions(model, 2 * transcripts[:1])
+    if twins is not None and not torch.equal(twins, twins[..., :1, :].expand_as(twins)):
+        raise UserError(
+            f"student {student.model}: cannot be trained in batches: {type(inside(model)).__name__} places a"
+            " dialogue's pictures otherwise beside pictures of another dialogue of the batch, so another loss"
+            " would be trained on than the dialogue's own; choose another model"
+        )
     return Finding(
         "made up for a trial",
         tokens=int((inputs["labels"] != -100).sum()),
@@ -116,6 +123,25 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
         mode_gap=_largest(gaps_of(trained.log_probs.detach(), seeing)),
         head_gap=_largest(heads),
     )
+
+
+def _positions(model: Any, transcripts: list[Transcript]) -> torch.Tensor | None:
+    """The positions that the language model is given for a batch, [rows, tokens] or [axes, rows, tokens];
+    None if it counts the tokens itself, or is not found."""
+    positions: list[torch.Tensor | None] = []
+
+    def entered(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        positions.append(arguments.get("position_ids"))
+
+    try:
+        hook = parts_of(model).language.register_forward_pre_hook(entered, with_kwargs=True)
+    except UserError:
+        return None
+    try:
+        inside(model).base_model(**model_inputs(transcripts, "right", model.device), use_cache=False)
+    finally:
+        hook.remove()
+    return next(iter(positions), None)
 
 
 def _largest(gaps: list[float | None]) -> float | None:
