@@ -373,6 +373,16 @@ def test_a_model_of_more_than_language_and_pictures_is_refused(tmp_path: Path) -
         empty_model(load_model_config(str(tmp_path)))
 
 
+ENCODER_DECODERS = ["Florence2Config", "T5Gemma2Config"]
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+def test_a_model_that_writes_with_a_decoder_of_its_own_is_refused(kind: str, tmp_path: Path) -> None:
+    getattr(hf, kind)().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="2 writes with a decoder of its own what its encoder has read, and"):
+        empty_model(load_model_config(str(tmp_path)))
+
+
 @pytest.mark.slow
 def test_types_of_tokens_that_grpo_would_lose_are_refused(tmp_path: Path) -> None:
     """Its experts are chosen by them. SFT trains it."""
@@ -441,6 +451,7 @@ def test_the_page_has_a_row_for_each_family() -> None:
         [
             *(family for family in OTHERS if family not in TRAINED),
             *NEEDS_TIMM[1:],
+            *ENCODER_DECODERS,
             "Qwen2_5OmniConfig",
         ],
         "refused",

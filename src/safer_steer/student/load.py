@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ def load_model_config(path: str) -> Any:
 def empty_model(config: Any) -> Any:
     """The model of a `transformers` config on the meta device: modules and shapes, but no weights. Raises
     `UserError` if `transformers` has no vision-language model for the config, or that needs a library that is
-    not installed."""
+    not installed, or it does not go on with the tokens that it reads."""
     from transformers import AutoModelForImageTextToText
 
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -97,9 +98,15 @@ def empty_model(config: Any) -> Any:
         )
     try:
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+            model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     except ImportError as error:
         raise cannot_load(config.name_or_path, error) from None
+    if "decoder_input_ids" in inspect.signature(type(model).forward).parameters:
+        raise UserError(
+            f"student {config.name_or_path}: {config.model_type} writes with a decoder of its own what its"
+            " encoder has read, and does not go on with a dialogue token by token; choose another model"
+        )
+    return model
 
 
 def load_student(
