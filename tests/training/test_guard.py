@@ -167,7 +167,8 @@ def test_an_engine_whose_picture_tokens_stand_elsewhere(family: str, tmp_path: P
         UserError,
         match=r"^rl: step 1: engine: its log-probabilities of dialogue 00000-\d{4} differ from the trainer's"
         r" by 0\.[\d]+ on average \(at most 0.0001 in float32; blanking its pictures shifts them by 0\.\d+\):"
-        r" the engine gets its pictures at other positions",
+        r" the engine gets its pictures at other positions.*, or choose another student\.model if this one"
+        r" does not ignore padding; ",
     ):
         run(family, tmp_path, 1, 2, policy_of=Elsewhere)
 

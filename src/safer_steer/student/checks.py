@@ -313,7 +313,8 @@ def _engine(step: Step) -> str | None:
     if step.begins and pictures:
         why = (
             "the engine gets its pictures at other positions than the trainer, or not at all, or it has other"
-            " weights; place their features where the picture tokens stand in the ids"
+            " weights; place their features where the picture tokens stand in the ids, or choose another"
+            " student.model if this one does not ignore padding"
         )
     elif step.begins:
         why = "the engine has other weights or another number type; let it load those of this stage"
