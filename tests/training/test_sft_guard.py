@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -141,6 +142,19 @@ def test_modules_of_dropout_and_of_statistics_are_held_whatever_is_frozen() -> N
     assert model.model.language_model.layers[0].self_attn.training and model.lm_head.training
     model.eval()
     assert not any(part.training for part in model.modules())
+
+
+def test_stochastic_depth_is_held_in_a_tower_that_is_trained() -> None:
+    """Each family has its own class for it."""
+    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = hf.QianfanOCRVisionConfig(**vision, image_size=[56, 56], drop_path_rate=0.5)
+    model = hf.QianfanOCRVisionModel(config)
+    sft.hold_modes(model)
+    model.train()
+    dropping = [part for part in model.modules() if getattr(part, "drop_prob", 0)]
+    assert len(dropping) == 2 and not any(part.training for part in dropping)
+    pixels = torch.randn(4, 3, 56, 56)
+    assert torch.equal(model(pixels).last_hidden_state, model(pixels).last_hidden_state)
 
 
 def test_layers_that_are_computed_twice_to_save_memory_still_are() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from safer_steer.errors import UserError
@@ -113,11 +112,13 @@ def without_adapters(model: Any) -> str:
 
 
 def hold_modes(model: Any) -> None:
-    """Keep in evaluation mode, whatever a trainer sets: every batch normalisation and dropout, and all that
-    is frozen outside the language model. To be called when it is settled what is frozen."""
+    """Keep in evaluation mode, whatever a trainer sets: every batch normalisation, what consists of nothing,
+    as dropout and stochastic depth do, and all that is frozen outside the language model. To be called when
+    it is settled what is frozen."""
     frozen = _frozen(model)
     for part in model.modules():
-        if isinstance(part, _BatchNorm | _DropoutNd) or id(part) in frozen:
+        hollow = not list(part.children()) and not list(part.parameters())
+        if hollow or isinstance(part, _BatchNorm) or id(part) in frozen:
             part.training = False
             part.train = partial(_stays, part)
 
