@@ -112,13 +112,13 @@ def without_adapters(model: Any) -> str:
 
 
 def hold_modes(model: Any) -> None:
-    """Keep in evaluation mode, whatever a trainer sets: every batch normalisation, what consists of nothing,
-    as dropout and stochastic depth do, and all that is frozen outside the language model. To be called when
-    it is settled what is frozen."""
+    """Keep in evaluation mode, whatever a trainer sets: batch normalisation, parts with neither weights nor
+    parts (dropout and stochastic depth are such), and all that is frozen outside the language model. To be
+    called when it is settled what is frozen."""
     frozen = _frozen(model)
     for part in model.modules():
-        hollow = not list(part.children()) and not list(part.parameters())
-        if hollow or isinstance(part, _BatchNorm) or id(part) in frozen:
+        empty = not [*part.children(), *part.parameters()]
+        if empty or isinstance(part, _BatchNorm) or id(part) in frozen:
             part.training = False
             part.train = partial(_stays, part)
 
