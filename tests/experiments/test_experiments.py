@@ -29,6 +29,7 @@ from safer_steer.experiments.work import Job, branch, checkable, plan, trunk_id
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import difference_over_seeds
+from safer_steer.stages import STAGES
 
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
 SMALL: dict[str, Any] = {
@@ -198,8 +199,8 @@ def test_where_rl_probes_twins_the_benchs_suites_and_judgement_are_its_own(tmp_p
 def test_a_fresh_attacker_learns_against_each_arms_student_and_attacks_it_in_the_bench(
     tmp_path: Path,
 ) -> None:
-    """Its own training is the same for all arms, whatever is set in them."""
-    ranked = {"student.lora_rank": 4}
+    """Its own training is the same for all arms, whatever is set in them, and no gate of a student holds."""
+    ranked = {"student.lora_rank": 4, "gates.engine_gap.at_most": 0.1}
     without, _ = plan(load_experiment(path := file_of(tmp_path, set=ranked)), path, tmp_path)
     jobs, folders = plan(
         load_experiment(path := file_of(tmp_path, set=ranked, fresh_attacker=True)), path, tmp_path
@@ -220,6 +221,7 @@ def test_a_fresh_attacker_learns_against_each_arms_student_and_attacks_it_in_the
         assert attacker.after is trunk and attacker.awaits is (bench.after if arm == "mean" else trunk)
         assert attacker.config.rl.cotrain.student == str(student / "model")
         assert attacker.config.rl.cotrain.learns == "attacker" and attacker.config.rl.tcsr != "mean"
+        assert bench.config.gates and not list(STAGES["rl"].refusals(attacker.config))
         begun.add(dump_config(checkable(attacker)))
         assert bench.folder == folders[arm][0] and bench.awaits is attacker and bench.config.bench.adaptive
         assert bench.config.bench.adaptive.trained == [str(attacker.folder / "rl" / "attacker")]

@@ -163,8 +163,11 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
         return jobs.setdefault(job.folder, job)
 
     def trained(name: str, config: Config, awaits: Job | None = None) -> Job:
+        before = up_to(config)
+        if awaits:  # it trains an attacker, and gates are a student's
+            config = config.model_copy(update={"gates": {}})
         training = unmeasured(config, READS if config.probes_twins else ())
-        job = Job(name, out / "trained" / run_id(training), training, ("rl",), up_to(config), awaits)
+        job = Job(name, out / "trained" / run_id(training), training, ("rl",), before, awaits)
         return jobs.setdefault(job.folder, job)
 
     folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
