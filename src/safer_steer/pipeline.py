@@ -38,7 +38,7 @@ from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config
 from safer_steer.config.named import load_named
 from safer_steer.config.rl import AlgorithmName
-from safer_steer.errors import GateLeft, NoResult, UserError
+from safer_steer.errors import ExitCode, UserError
 from safer_steer.files.store import row_counts
 from safer_steer.run import agents, gates
 from safer_steer.run.folder import Run, Show
@@ -78,22 +78,20 @@ def run(
         UserError: something to fix. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
         GateLeft: a quantity is out of its band. The stage that it is measured after is finished, or stands at
-            a checkpoint or after RL's step 1.
+            a checkpoint or after RL's step 1. The report is written all the same.
     """
     gates.names(override, config)
     stages = DATA if data_alone else tuple(STAGES)
-    with prepared(config, folder, show, stages, fresh, try_models=try_models) as run:
+    with prepared(config, folder, show, stages, fresh, try_models=try_models) as run, reported(run):
         run.override = frozenset(override)
         seeds(run)
         assemble(run)
         bootstrap(run)
-        if data_alone:
-            report(run)
-            return run.folder / "report.html"
-        sft(run)
-        rl(run)
-        bench(run)
-        return run.folder / "report.html"
+        if not data_alone:
+            sft(run)
+            rl(run)
+            bench(run)
+    return folder / "report.html"
 
 
 def seeds(run: Run) -> None:
@@ -222,15 +220,14 @@ ALGORITHMS: dict[AlgorithmName, Callable[[Run, Progress], None]] = {
 
 
 def bench(run: Run) -> None:
-    """The measurement: bench/<model>/<suite>.jsonl and summary.json; then the page.
+    """The measurement: bench/<model>/<suite>.jsonl and summary.json.
 
     Raises:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those
             once more.
     """
-    with reported(run):
-        names = run.config.bench.models
-        measure(run, {name: partial(agents.student, run, name) for name in names}, "students")
+    names = run.config.bench.models
+    measure(run, {name: partial(agents.student, run, name) for name in names}, "students")
 
 
 def measure(
@@ -262,14 +259,17 @@ def measure(
 
 
 @contextmanager
-def reported(run: Run) -> Iterator[None]:
-    """Writes the report after the bench, also if that leaves too many dialogues unscored, or a band."""
+def reported(run: Run, always: bool = True) -> Iterator[None]:
+    """Writes the report afterwards, also if too many dialogues are unscored, or a band is left; if not
+    `always`, only then."""
     try:
         yield
-    except (NoResult, GateLeft):
-        report(run)
+    except BaseException as error:
+        if processes.exit_code(error) in (ExitCode.NO_RESULT, ExitCode.OUT_OF_BAND):
+            report(run)
         raise
-    report(run)
+    if always:
+        report(run)
 
 
 def report(run: Run) -> None:
@@ -308,6 +308,7 @@ def run_stage(
     with (
         processes.joined(config.student.device),
         prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run,
+        reported(run, always=stage == "bench"),
     ):
         run.override = frozenset(override)
         for before in built_on(stage, config):

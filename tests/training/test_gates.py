@@ -73,6 +73,7 @@ def test_killed_in_a_probe_stopped_by_its_gate_and_overridden(tmp_path: Path, se
         assert lines(first / "safe_twins.jsonl")[: len(played)] == played, "finished work was done again"
         assert judged() == sum(len(dialogue.turns) for dialogue in twins) and len(twins) == 50
         assert len(lines(run / "rl" / "metrics.jsonl")) == 1 and "rl" not in Manifest(run).stages
+        assert "twin_refusals" in (run / "report.html").read_text()
 
     assert "gate overridden: twin_refusals" in start("--override", "twin_refusals").wait()
     manifest = Manifest(run)

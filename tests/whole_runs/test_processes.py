@@ -354,6 +354,18 @@ def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, served_by_cor
     assert len(lines(folder / "rl" / "metrics.jsonl")) == 1
 
 
+@pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
+def test_a_gate_ends_all_processes_with_one_line_and_the_page(one, tmp_path, served_by_core):
+    folder = before("rl", one, tmp_path / "run")
+    config = config_of(2, 0, served_by_core) | {"gates": {"sft_loss": {"at_most": 0}}}
+    printed = failed(2, "rl", write(config, tmp_path / "config.yaml"), *to(folder))
+    said = [found for found in printed if found.split(":")[0] in ("gate", "error")]
+    assert len(said) == 1 and said[0].startswith("gate: sft: sft_loss is "), printed
+    codes = [found.split()[2] for found in printed if found.strip().startswith("exitcode")]
+    assert codes and set(codes) <= {"4", "-15"}
+    assert "sft_loss" in (folder / "report.html").read_text()
+
+
 def test_only_training_runs_under_torchrun(tmp_path):
     config = write(TINY, tmp_path / "config.yaml")
     printed = failed(2, "run", config, "--out", tmp_path / "run")

@@ -164,7 +164,7 @@ def agreed(work: Callable[[], Result]) -> list[Result]:
     try:
         outcome = work()
     except (Exception, SpendingLimit) as error:
-        outcome, failure = EndedElsewhere(_exit_code(error)), error
+        outcome, failure = EndedElsewhere(exit_code(error)), error
     outcomes = gathered(outcome)
     for place, outcome in enumerate(outcomes):
         if isinstance(outcome, EndedElsewhere):
@@ -219,7 +219,10 @@ def leave(code: int, words: str = "") -> None:
         os._exit(code)
 
 
-def _exit_code(error: BaseException) -> int:
+def exit_code(error: BaseException) -> int:
+    """That of the process in which an error was raised."""
+    if isinstance(error, EndedElsewhere):
+        return error.code
     if isinstance(error, NoResult):
         return ExitCode.NO_RESULT
     if isinstance(error, GateLeft):
