@@ -36,6 +36,8 @@ class UserError(Exception):
     """Something the user can mend. The message says what was wrong, where (file, line or key), and what to
     do."""
 
+    code = ExitCode.TO_FIX
+
 
 def refuse(complaints: Iterable[str], before: str = "", after: str = "") -> None:
     """Raises `UserError` if there are any complaints: the first ten of them in one line, and how many more
@@ -130,17 +132,23 @@ class FailedAttack(BoundaryError):
 
 
 class NoResult(Exception):
-    """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message
-    says how many."""
+    """Too many dialogues of a bench were not scored for its numbers to be a result. The message says how
+    many."""
+
+    code = ExitCode.NO_RESULT
 
 
 class GateLeft(Exception):
-    """A quantity of the run left the band of its gate (exit code 4). The message says which, by how much, and
-    what to do."""
+    """A quantity of the run left the band of its gate. The message says which, by how much, and what to
+    do."""
+
+    code = ExitCode.OUT_OF_BAND
 
 
 class SpendingLimit(BaseException):
     """The run's money limit is reached. Not an `Exception`: no loop may take it for one failed call."""
+
+    code = ExitCode.TO_FIX
 
 
 class EndedElsewhere(BaseException):

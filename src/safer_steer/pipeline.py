@@ -38,7 +38,7 @@ from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config
 from safer_steer.config.named import load_named
 from safer_steer.config.rl import AlgorithmName
-from safer_steer.errors import ExitCode, UserError
+from safer_steer.errors import EndedElsewhere, GateLeft, NoResult, UserError
 from safer_steer.files.store import row_counts
 from safer_steer.run import agents, gates
 from safer_steer.run.folder import Run, Show
@@ -264,8 +264,8 @@ def reported(run: Run, always: bool = True) -> Iterator[None]:
     `always`, only then."""
     try:
         yield
-    except BaseException as error:
-        if processes.exit_code(error) in (ExitCode.NO_RESULT, ExitCode.OUT_OF_BAND):
+    except (NoResult, GateLeft, EndedElsewhere) as error:
+        if error.code in (NoResult.code, GateLeft.code):  # in every process of a launch, or in none
             report(run)
         raise
     if always:

@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProc
 from tiny_further import GLM, gemma4, glm4v
 from tiny_others import COHERE_OPENING, COHERE_ROLES, chat
 from tiny_parts import ROPE, VISION, Built, template, text, tokenizer
+from tiny_tried import PADDLE
 
 PICTURES = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 ROLE, END = "<|im_start|>ROLE\n", "<|im_end|>\n"
@@ -224,20 +225,9 @@ def cohere_compass() -> Built:
     ), processor
 
 
-ERNIE = """<|begin_of_sentence|>{% for message in messages %}{% if message['role'] == 'user' %}User:{{ ' ' }}
-{%- for part in message['content'] %}{% if part['type'] == 'image' %}<|IMAGE_START|><|IMAGE_PLACEHOLDER|>
-{#- #}<|IMAGE_END|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}
-{% elif message['role'] == 'system' %}{{ message['content'][0]['text'] }}
-{% else %}Assistant:
-<think>
-
-</think>
-{{ message['content'][0]['text'] }}<|end_of_sentence|>{% endif %}{% endfor %}
-{%- if add_generation_prompt %}Assistant:
-<think>
-
-</think>
-{% endif %}"""
+ERNIE = PADDLE.replace("Assistant:\n", "Assistant:\n<think>\n\n</think>\n").replace(
+    "</s>", "<|end_of_sentence|>"
+)
 """What ERNIE 4.5 VL's template writes without reasoning and without the numbers of pictures."""
 
 

@@ -42,13 +42,13 @@ class _OneLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            _end(f"error: {error}", ExitCode.TO_FIX)
+            _end(f"error: {error}", error.code)
         except NoResult as error:
-            _end(f"no result: {error}", ExitCode.NO_RESULT)
+            _end(f"no result: {error}", error.code)
         except GateLeft as error:
-            _end(f"gate: {error}", ExitCode.OUT_OF_BAND)
+            _end(f"gate: {error}", error.code)
         except SpendingLimit as error:
-            _end(f"spending limit: {error}", ExitCode.TO_FIX)
+            _end(f"spending limit: {error}", error.code)
         except ModuleNotFoundError as error:
             line = what_is_missing(error)
             if line is None:

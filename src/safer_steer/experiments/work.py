@@ -21,7 +21,7 @@ from safer_steer.bench.twin_probe import READS
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.changes import EVERY_KIND, settings_of
 from safer_steer.config.file import dump_config
-from safer_steer.errors import ExitCode, GateLeft, UserError
+from safer_steer.errors import GateLeft, NoResult, UserError
 from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Arm, Experiment, config_of
 from safer_steer.files.manifest import Manifest, config_sha256
@@ -284,10 +284,10 @@ async def _do(job: Job, threads: int, say: Say, override: Collection[str]) -> Us
             say(f"{job.name}: waiting for it to end; Ctrl-C again stops it at once")
             await _end(process)
             raise
-        if code == ExitCode.NO_RESULT:  # its dialogues are there, and the table counts those without a result
+        if code == NoResult.code:  # its dialogues are there, and the table counts those without a result
             say(f"{job.name}: {_last_line(log)}")
         elif code:
-            kind = GateLeft if code == ExitCode.OUT_OF_BAND else UserError
+            kind = GateLeft if code == GateLeft.code else UserError
             return kind(f"{_last_line(log)} ({log})")
     return None
 

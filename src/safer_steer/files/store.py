@@ -7,10 +7,10 @@ import codecs
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,8 +70,7 @@ class AtWork(UserError):
 
 def locked(folder: Path) -> IO[bytes]:
     """Lock a run folder, until the file is closed; the folder is made. Raises `AtWork` if another process is
-    at work there, and `UserError` if it cannot be written to, or the lock is no
-    plain file."""
+    at work there, and `UserError` if it cannot be written to, or the lock is no plain file."""
     refuse_no_plain_file(folder / ".lock", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,9 +244,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row_in(line: bytes) -> dict[str, Any]:
-    """The object of a line. Raises `ValueError` if it is none, or has a whole number that is no float."""
+    """The object of a line. Raises `ValueError` if it is none, or has an integer that no float can be."""
     try:
-        row = json.loads(line, parse_int=_whole)
+        row = json.loads(line, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(row, dict):
@@ -255,8 +254,8 @@ def _row_in(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _whole(digits: str) -> int:
-    if math.isinf(float(digits)):
+def _integer(digits: str) -> int:
+    if len(digits) > sys.float_info.max_10_exp:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 

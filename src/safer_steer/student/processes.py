@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from safer_steer.errors import EndedElsewhere, ExitCode, GateLeft, NoResult, SpendingLimit, UserError
+from safer_steer.errors import EndedElsewhere, GateLeft, NoResult, SpendingLimit, UserError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
@@ -163,8 +163,10 @@ def agreed(work: Callable[[], Result]) -> list[Result]:
     failure: BaseException | None = None
     try:
         outcome = work()
-    except (Exception, SpendingLimit) as error:
-        outcome, failure = EndedElsewhere(exit_code(error)), error
+    except (UserError, NoResult, GateLeft, SpendingLimit) as error:
+        outcome, failure = EndedElsewhere(error.code), error
+    except Exception as error:
+        outcome, failure = EndedElsewhere(1), error
     outcomes = gathered(outcome)
     for place, outcome in enumerate(outcomes):
         if isinstance(outcome, EndedElsewhere):
@@ -217,14 +219,3 @@ def leave(code: int, words: str = "") -> None:
         print(words, end="", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(code)
-
-
-def exit_code(error: BaseException) -> int:
-    """That of the process in which an error was raised."""
-    if isinstance(error, EndedElsewhere):
-        return error.code
-    if isinstance(error, NoResult):
-        return ExitCode.NO_RESULT
-    if isinstance(error, GateLeft):
-        return ExitCode.OUT_OF_BAND
-    return ExitCode.TO_FIX if isinstance(error, UserError | SpendingLimit) else 1
