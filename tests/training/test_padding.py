@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import dataclass, field
 
@@ -136,6 +137,50 @@ def test_an_advantage_left_behind_or_a_row_read_again_shows(plain, prepared, tmp
         monkeypatch.setattr(padding.LongestFirst, "__iter__", lambda self: iter([0] * len(self.lengths)))
     after = first_step(stage, prepared, tmp_path / "run", monkeypatch)
     assert off(before, after) > 1e-3
+
+
+def test_no_pictures_but_those_of_the_step_are_held(prepared, tmp_path, monkeypatch):
+    held: dict[str, list[int]] = {"rollouts": [], "scoring": [], "training": []}
+    steps = []
+    others = pictures_in_memory()  # of other tests; they are kept, so that no place is taken again
+    places = {one.untyped_storage().data_ptr() for one in others}
+
+    def bytes_of_pictures() -> int:
+        storages = [one.untyped_storage() for one in pictures_in_memory()]
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        return sum(size for place, size in sizes.items() if place not in places)
+
+    class Watched(trainers.MeasuredTrainer):
+        def _generate(self, prompts):
+            held["rollouts"].append(bytes_of_pictures())
+            return super()._generate(prompts)
+
+        def _generate_and_score_completions(self, inputs):
+            step = super()._generate_and_score_completions(inputs)
+            steps.append((len(inputs), step["pixel_values"].nbytes))
+            return step
+
+        def _scored(self, *args):
+            held["training" if torch.is_grad_enabled() else "scoring"].append(bytes_of_pictures())
+            return super()._scored(*args)
+
+    folder = shutil.copytree(prepared, tmp_path / "run")
+    monkeypatch.setattr(grpo, "MeasuredTrainer", Watched)
+    rl = {"steps": 2, "start_from": "base", "beta": 0.1, "micro_batch_size": 1}
+    config = tiny_config(rl=tiny_config().rl.model_dump() | rl)
+    drawn_for_rl(config, folder)
+    tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000))
+    grpo.reinforce(config, folder, tutor)
+    [(rows, whole)] = set(steps)
+    assert rows == 6 and held["rollouts"] == [0, 0]
+    assert {len(held[name]) for name in ("scoring", "training")} == {2 * rows}
+    assert whole < max(held["scoring"]) <= max(held["training"]) <= whole + 3 * whole / rows
+
+
+def pictures_in_memory() -> list[torch.Tensor]:
+    """The vision tower's inputs."""
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[1:] == (1176,)]
 
 
 @pytest.mark.parametrize(("lengths", "order"), [([1, 5, 2, 9, 9, 7], [3, 4, 1, 0, 5, 2]), ([1] * 6, None)])

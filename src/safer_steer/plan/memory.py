@@ -83,6 +83,8 @@ class _Estimate:
         self.picture_tokens = self.patches // shape.patches_a_token
         # one step of RL in one process, and its micro-batch
         self.trajectories = -(-rl.prompts_per_step * rl.group_size // processes)
+        self.shown = self.trajectories + 3 * rl.micro_batch_size
+        """Whose pictures are on the GPU: a step's, a micro-batch's, its sorted copy's and a look's."""
         longest = self.picture_tokens + PROMPT_TOKENS + rl.max_completion_tokens
         self.trajectory_tokens = rl.micro_batch_size * min(student.max_length, longest)
         # what does not depend on the dialogues
@@ -110,9 +112,7 @@ class _Estimate:
         if self.rl.beta:
             peaks.append(self._scoring())
         peaks.append(
-            self._training(
-                "rl", self.trajectory_tokens, self.rl.micro_batch_size, self.trajectories, self.reference
-            )
+            self._training("rl", self.trajectory_tokens, self.rl.micro_batch_size, self.shown, self.reference)
         )
         return [*peaks, self._inference("bench")]
 
@@ -145,18 +145,15 @@ class _Estimate:
         )
 
     def _rollouts(self) -> Memory:
-        pictures = self._pixels(self.trajectories)
         if self.served:
-            return self._between_steps("rl rollouts", pictures=pictures)
+            return self._between_steps("rl rollouts")
         keys = 4 if self.whole or not self.half else 2
         parts = self._generation(keys, self.trajectories, adapters=not self.whole)
-        parts["pictures"] += pictures
         casts = self._gathered(self.shape.layers) if self.sharded else self.casts
         return self._between_steps("rl rollouts", casts=casts, **parts)
 
     def _scoring(self) -> Memory:
-        """Scoring by the reference and the hand-over after it, when the last step's pictures and two copies
-        of this step's are on the GPU."""
+        """Scoring by the reference, before the micro-batches of the loss."""
         tokens = self.trajectory_tokens
         casts = self.shape.parameters * 2 if self.whole and self.half else self.casts
         prefill = self._prefill(tokens, adapters=not self.whole)
@@ -166,7 +163,7 @@ class _Estimate:
             casts=self._gathered(self.shape.layers if self.whole else 2) if self.sharded else casts,
             activations=max(prefill, self._looking(self.rl.micro_batch_size)),
             logits=self._tiles(tokens),
-            pictures=3 * self._pixels(self.trajectories),
+            pictures=self._pixels(self.shown),
         )
 
     def _between_steps(self, peak: str, **more: float) -> Memory:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict
 
 from safer_steer.dialogue import Dialogue
 
@@ -76,7 +76,8 @@ def by_length(
         count: of micro-batches, of one size.
 
     Returns:
-        The rows' old places in their new order, and the micro-batches.
+        The rows' old places in their new order, and the micro-batches, with pictures still apart by row: to
+        be joined one by one (`unsplit_pixel_values_by_grid`), since those of a step may be gigabytes.
     """
     order = lengths.argsort(dim=0, descending=True, stable=True)
     ordered = dict(split_pixel_values_by_grid(rows))
@@ -85,4 +86,4 @@ def by_length(
             ordered[name] = [value[row] for row in order.tolist()]
         elif value.ndim:
             ordered[name] = value[order]
-    return order, [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(ordered, count)]
+    return order, split_tensor_dict(ordered, count)

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn.functional import pad
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOTrainer
-from trl.trainer.utils import flush_left
+from trl.trainer.utils import flush_left, unsplit_pixel_values_by_grid
 
 from safer_steer.episode import Assistant
 from safer_steer.files.store import write_atomic
@@ -78,13 +78,15 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """The next micro-batch. TRL shuffles a step's rows before it splits them; here they are sorted."""
+        """The next micro-batch. TRL shuffles a step's rows before it splits them; here they are sorted. TRL
+        holds the last step's pictures during the rollouts, and then copies a step's; here neither is done."""
         count = self.args.steps_per_generation
         if self._step % count == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = None
             step = self._generate_and_score_completions(generation_batch)
             lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
             _, self._buffered_inputs = by_length(step, lengths, count)
-        batch: dict[str, Any] = self._buffered_inputs[self._step % count]
+        batch: dict[str, Any] = unsplit_pixel_values_by_grid(self._buffered_inputs[self._step % count])
         return batch
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -118,7 +120,7 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         count = len(input_ids) // (batch_size or len(input_ids))
         order, batches = by_length(rows, attention_mask.sum(1), count)
         logprobs, entropies, aux_loss = [], [], None
-        for batch in batches:
+        for batch in map(unsplit_pixel_values_by_grid, batches):
             own, entropy, aux_loss = self._scored(model, batch, compute_entropy, compute_aux_loss)
             logprobs.append(own)
             entropies.append(entropy)
