@@ -24,7 +24,7 @@ from safer_steer.files.images import Picture, pictures_in
 from safer_steer.sandbox.world import devices, draw, draw_png
 from safer_steer.student import decoding
 from safer_steer.student import transformers_policy as policy_module
-from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.assistant import StudentAssistant, add_user
 from safer_steer.student.decoding import Row
 from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
@@ -528,6 +528,37 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
             said = await seat.answer(dialogue, Turn(user="what colour is it?"))
             dialogue.turns.append(Turn(user="what colour is it?", assistant=said.text))
     assert len(seat.transcript(dialogue).ids) <= 110
+
+
+def test_the_first_turn_of_a_group_is_rendered_once(student, monkeypatch):
+    shown = [
+        Picture(name, draw_png(device, True, 1), name, "image/png")
+        for name, device in zip("ab", devices(), strict=False)
+    ]
+    seat = StudentAssistant(
+        None, student.renderer, Student(), lambda names: [shown["ab".index(*names)]], "test"
+    )
+    rendered = []
+    render = student.renderer.user_turn
+    monkeypatch.setattr(
+        student.renderer, "user_turn", lambda *said, **how: rendered.append(said[0]) or render(*said, **how)
+    )
+
+    def begun(image: str, text: str) -> Transcript:
+        seed = Seed(id="d", kind=Kind.BENIGN, images=[image], turns=[Turn(user=text)])
+        return seat.asked(Dialogue.begin(seed), seed.turns[0])
+
+    group = [begun("a", "what is it?") for _ in range(3)]
+    assert rendered == ["what is it?"]
+    assert len({id(one.origin) for one in group}) == 3 and group[0] == group[1] == group[2]
+    group[0].add_answer("a lamp")
+    assert group[1] == group[2] != group[0]
+    assert group[1].pictures[0] is group[2].pictures[0]
+    for place, text in ((1, "what is it?"), (1, "what colour is it?"), (0, "what colour is it?")):
+        other, alone = begun("ab"[place], text), Transcript(student.renderer)
+        add_user(alone, text, [shown[place]])
+        assert other.ids == alone.ids
+        assert torch.equal(other.pictures[0]["pixel_values"], alone.pictures[0]["pixel_values"])
 
 
 def test_float32_weights_are_cast_to_bfloat16_once_for_all_tokens(student):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from io import BytesIO
 
 from PIL import Image
@@ -17,7 +16,7 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, PicturesOf
 from safer_steer.student.policy import Completion, Policy
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.transcript import Origin, Transcript
+from safer_steer.student.transcript import Transcript
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
@@ -75,6 +74,8 @@ class StudentAssistant:
         self.key, self.max_completion = key, max_completion
         self._transcripts: dict[int, tuple[Transcript, Transcript | None]] = {}
         """The transcript with the last answer, and that before it, for a user that takes its turn back."""
+        self._opening: tuple[tuple[str, list[str]], Transcript] | None = None
+        """The last first turn, by what it says and shows: the trajectories of a group follow one another."""
 
     def transcript(self, dialogue: Dialogue) -> Transcript | None:
         """The transcript so far; None before the first answer."""
@@ -87,11 +88,17 @@ class StudentAssistant:
 
     def asked(self, dialogue: Dialogue, turn: Turn) -> Transcript:
         """A copy of the transcript so far with the next user turn and its pictures."""
-        before = self.transcript(dialogue)
-        transcript = before.copy() if before else Transcript(self.renderer)
-        images = dialogue.images_by_turn(turn)[-1]
-        add_user(transcript, turn.user, self.pictures_of(images))
-        return transcript
+        pictures = self.pictures_of(dialogue.images_by_turn(turn)[-1])
+        if before := self.transcript(dialogue):
+            transcript = before.copy()
+            add_user(transcript, turn.user, pictures)
+            return transcript
+        key = turn.user, [picture.sha256 for picture in pictures]
+        if not self._opening or self._opening[0] != key:
+            transcript = Transcript(self.renderer)
+            add_user(transcript, turn.user, pictures)
+            self._opening = key, transcript
+        return self._opening[1].twin()
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Sample the answer to the turn `asked`. Raises `ContextFull` if turn and answer do not fit; the
@@ -104,7 +111,7 @@ class StudentAssistant:
         """Sample `count` answers to the turn `asked`; the dialogue goes on with the first. Raises as `answer`
         does."""
         transcript, key = self._with_room(dialogue, asked), self._key(dialogue, asked)
-        others = [replace(transcript.copy(), origin=Origin()) for _ in range(1, count)]
+        others = [transcript.twin() for _ in range(1, count)]
         sampled = await asyncio.gather(
             self.policy.reply(transcript, key),
             *(self.policy.reply(other, f"{key} {number}") for number, other in enumerate(others, 1)),

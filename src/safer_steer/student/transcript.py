@@ -69,6 +69,10 @@ class Transcript:
             images=list(self.images),
         )
 
+    def twin(self) -> Transcript:
+        """A copy that is another dialogue, with the same beginning."""
+        return replace(self.copy(), origin=Origin())
+
     def _extend(self, ids: list[int], sampled: int = 0, logprobs: list[float] | None = None) -> None:
         self.ids += ids
         self.mask += [sampled] * len(ids)
