@@ -468,7 +468,7 @@ def test_pictures_come_once_as_thumbnails_and_larger_while_there_is_room(tmp_pat
             Image.open(io.BytesIO(base64.b64decode(pictures["urls"][place].partition(",")[2]))).size
             for place in (small, large)
         ]
-        assert sizes == [(128, 102), (512, 410)]
+        assert sizes == [(128, 103), (512, 410)], "the thumbnail is made of the larger one"
     thumbnails = sum(len(pictures["urls"][small]) for _, small, _ in pictures["table"])
     larger = len(pictures["urls"][pictures["table"][0][2]])
     for room, shown, enlarged in (
@@ -482,6 +482,14 @@ def test_pictures_come_once_as_thumbnails_and_larger_while_there_is_room(tmp_pat
         assert sum(small is not None for _, small, _ in few["table"]) == shown
         assert sum(large not in (None, small) for _, small, large in few["table"]) == enlarged
         assert len(few["table"]) == 8, "the others are named"
+
+
+def test_a_photograph_of_two_pictures_is_embedded_as_a_browser_reads_it(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1)
+    for path in (tmp_path / "pictures").glob("*.png"):
+        shown = Image.new("RGB", (50, 40), "gold")
+        shown.save(path, "MPO", save_all=True, append_images=[shown])
+    assert all(url.startswith("data:image/jpeg;") for url in data_of(tmp_path)["pictures"]["urls"])
 
 
 def test_a_picture_is_shown_at_its_turn(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from safer_steer.errors import UserError, shortened
 from safer_steer.files import scaling
 from safer_steer.files.store import inside
 
-_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
+MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
 """By Pillow's name of the format. MPO is a JPEG with a second picture inside, as phones write them."""
 
 SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
@@ -180,7 +180,7 @@ def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED
     with open_picture(BytesIO(data), called) as picture:
         deep = scaling.is_deep(picture)
         scaling.decode(picture, max_pixels)
-        mime = _MIME[picture.format or ""]
+        mime = MIME[picture.format or ""]
         a_pixel, besides = MOST_BYTES
         padded = len(data) > a_pixel * width * height + besides
         if width * height <= max_pixels and not deep and not padded and scaling.is_plain(picture):
@@ -206,7 +206,7 @@ def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None)
     width, height = check_header(BytesIO(data), called)
     with open_picture(BytesIO(data), called) as picture:
         scaling.decode(picture, 1)
-        mime = _MIME[picture.format or ""]
+        mime = MIME[picture.format or ""]
         size = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
     if trial:
         trial(size, called)

@@ -85,30 +85,25 @@ class Pictures:
 
 def _urls(folder: Path, relative: str) -> tuple[str | None, str | None]:
     """Thumbnail and larger picture; None for what is no picture of the run."""
-    from safer_steer.files.images import open_picture
+    from safer_steer.files.images import MIME, open_picture
+    from safer_steer.files.scaling import decode
 
     try:
         path = inside(folder, relative)
         with open_picture(path, relative) as picture:
-            picture.load()
-            raw = path.read_bytes()
-            return (
-                _url(raw, picture, THUMBNAIL, THUMBNAIL_BYTES),
-                _url(raw, picture, MAX_SIDE, MAX_BYTES),
-            )
+            mime, longest, image = MIME[picture.format or ""], max(picture.size), picture
+            decode(picture, MAX_SIDE**2)
+            raw, urls = path.read_bytes(), list[str]()
+            for side, most in ((MAX_SIDE, MAX_BYTES), (THUMBNAIL, THUMBNAIL_BYTES)):
+                if len(raw) > most or longest > side:
+                    image, buffer = image.convert("RGB"), io.BytesIO()
+                    image.thumbnail((side, side))
+                    image.save(buffer, "JPEG", quality=80)
+                    raw, mime = buffer.getvalue(), MIME["JPEG"]
+                urls.append(f"data:{mime};base64,{base64.b64encode(raw).decode()}")
+            return urls[1], urls[0]
     except UserError:
         return None, None
-
-
-def _url(raw: bytes, picture: Any, side: int, most: int) -> str:
-    kind = (picture.format or "").lower()
-    if kind not in ("png", "jpeg", "webp") or len(raw) > most or max(picture.size) > side:
-        small = picture.convert("RGB")
-        small.thumbnail((side, side))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=80)
-        raw, kind = buffer.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
 
 SCRIPTS = 3_000
