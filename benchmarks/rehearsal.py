@@ -1,14 +1,14 @@
 """A rehearsal of the whole method at the paper's sizes: how long each command takes, and what it needs.
 
-    python benchmarks/rehearsal.py --share 0.1 0.01 --out runs/rehearsal
-    python benchmarks/rehearsal.py --share 1 --out runs/rehearsal       # hours, and about 10 GB in --out
+    python benchmarks/rehearsal.py --share 0.01 0.1 --out runs/rehearsal
+    python benchmarks/rehearsal.py --share 0.1 1 --out runs/rehearsal   # about 75 minutes, and 30 GB in --out
 
-With a share of 1 there are the paper's 15,400 dialogues before the filter and 2,000 seeds for RL, and 3,227
-scripts that three models of the bench answer. Every pair has a photograph of 1 megapixel, made up. All roles
-are behind one HTTP server, in a process of its own, which answers like `--stub` after a latency: lognormal,
-by default with a mean of 1 s and a sigma of 0.8, seeded by the request. The student is the shipped one, and
-SFT and RL take a few steps only (`--sft-steps`, `--rl-steps`). `to the end` is what all steps of the config
-would take at that pace.
+With a share of 1 there are the paper's 15,400 dialogues before the filter and 2,000 seeds for RL, and up to
+3,227 scripts that three models of the bench answer. Every pair has a photograph of 1 megapixel, made up. All
+roles are behind one HTTP server, in a process of its own, which answers like `--stub` after a latency:
+lognormal, by default with a mean of 1 s and a sigma of 0.8, seeded by the request. The student is the shipped
+one, and SFT and RL take a few steps only (`--sft-steps`, `--rl-steps`). `to the end` is what all steps of the
+config would take at that pace.
 
 Each command is a process: wall time, its own processor time and its peak memory (ru_maxrss). The server needs
 processor time, too, which is not in the table, but takes it from a command on a machine with few cores.
