@@ -64,6 +64,16 @@ def test_a_step_of_sft_and_of_grpo(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("family", "features"), [("ovis2", 16), ("internvl", 16)])
+def test_a_picture_that_is_cut_into_tiles(family: str, features: int, tmp_path: Path) -> None:
+    write_seeds(tmp_path, 1, 2)
+    Image.new("RGB", (130, 56), "teal").save(tmp_path / "images/1.png")
+    reinforce(config_of(family, tmp_path), tmp_path, Scoring(), value=lambda each: float(each.id[-1]))
+    rl = json.loads((tmp_path / "rl/metrics.jsonl").read_text())["checks"]
+    assert rl["engine_gap"] < 1e-5 and rl["picture_tokens"] == rl["picture_features"]
+
+
+@pytest.mark.slow
 def test_experts_are_not_taught_to_be_used_alike(tmp_path: Path) -> None:
     """TRL adds the router's loss by itself. Where no trajectory is better, nothing is learned."""
     config = prepared("qwen3_vl_moe", tmp_path / "sft", 1, 1)

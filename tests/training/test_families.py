@@ -73,6 +73,18 @@ def test_a_step_of_grpo(family: str, tmp_path: Path) -> None:
     assert len(speaking) > 10 and not seeing
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_micro_batch_without_a_picture_beside_one_with_pictures(family: str, tmp_path: Path) -> None:
+    write_seeds(tmp_path, 0, 1)
+    config = config_of(family, tmp_path)
+    config.rl.micro_batch_size, config.rl.beta = 2, 0.1
+    reinforce(config, tmp_path, Scoring(), value=lambda dialogue: float(dialogue.id[-1]))
+    row = json.loads((tmp_path / "rl/metrics.jsonl").read_text())
+    assert row["checks"]["with_pictures"] == 2 and row["checks"]["compared"] == 4
+    assert row["checks"]["engine_gap_max"] < 1e-5 and row["logprob_gap_max"] < 1e-5 and row["kl"] is not None
+
+
 def test_pictures_that_the_trainer_would_mix_up_are_refused(tmp_path: Path) -> None:
     write_seeds(tmp_path, 0, 2)
     with pytest.raises(UserError, match=r"^rl: with this student, scripts without a picture cannot be mixed"):

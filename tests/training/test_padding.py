@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
+from trl.trainer.utils import unsplit_pixel_values_by_grid
 
 from dpo_run import dpo_config
 from safer_steer.dialogue import Format
@@ -175,6 +176,19 @@ def test_no_pictures_but_those_of_the_step_are_held(prepared, tmp_path, monkeypa
     assert rows == 6 and held["rollouts"] == [0, 0]
     assert {len(held[name]) for name in ("scoring", "training")} == {2 * rows}
     assert whole < max(held["scoring"]) <= max(held["training"]) <= whole + 3 * whole / rows
+
+
+def test_pictures_of_one_row_for_each_dialogue_are_not_copied_either():
+    pixels = torch.arange(4.0 * 2 * 3 * 5 * 5).view(4, 2, 3, 5, 5)
+    rows = {"input_ids": torch.zeros(4, 9), "pixel_values": pixels, "num_images": [2, 1, 2, 2]}
+    rows["pixel_attention_mask"] = pixels[:, :, 0] > 7
+    order, parts = padding.by_length(rows, torch.tensor([3, 9, 1, 5]), 2)
+    assert order.tolist() == [1, 3, 0, 2]
+    for name in ("pixel_values", "pixel_attention_mask"):
+        places = {one.untyped_storage().data_ptr() for part in parts for one in part[name]}
+        assert places == {rows[name].untyped_storage().data_ptr()}
+        joined = [unsplit_pixel_values_by_grid(part)[name] for part in parts]
+        assert torch.equal(torch.cat(joined), rows[name][order])
 
 
 def pictures_in_memory() -> list[torch.Tensor]:

@@ -157,12 +157,12 @@ class Config(Section):
         sft, rl, bench = self.bootstrap.sft, self.rl, self.bench
         self.bootstrap.dialogues = _lower(self.bootstrap.dialogues, limit)
         sft.batch_size = min(sft.batch_size, limit)
-        sft.micro_batch_size = _divisor(sft.batch_size, sft.micro_batch_size)
+        sft.micro_batch_size = divisor(sft.batch_size, sft.micro_batch_size)
         sft.max_steps = _lower(sft.max_steps, limit)
         rl.seeds = _lower(rl.seeds, limit)
         rl.steps = _lower(rl.steps, limit)
         rl.prompts_per_step = min(rl.prompts_per_step, rl.seeds)
-        rl.micro_batch_size = _divisor(rl.prompts_per_step * rl.group_size, rl.micro_batch_size)
+        rl.micro_batch_size = divisor(rl.prompts_per_step * rl.group_size, rl.micro_batch_size)
         bench.dialogues = _lower(bench.dialogues, limit)
         bench.questions = _lower(bench.questions, limit)
         if bench.adaptive:
@@ -262,6 +262,6 @@ def _lower(number: int | None, limit: int) -> int:
     return limit if number is None or number < 0 else min(number, limit)
 
 
-def _divisor(whole: int, most: int) -> int:
+def divisor(whole: int, most: int) -> int:
     """The largest divisor of `whole` that is at most `most`."""
     return next(number for number in range(min(whole, most), 0, -1) if whole % number == 0)

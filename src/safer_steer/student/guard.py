@@ -79,7 +79,7 @@ class Guard(TrainerCallback):
         self._weights: list[Weights] = []
 
     def watch(self, trainer: Any) -> None:
-        """Watch a trainer of TRL's that is `Guarded`. After `mend_trainer_inputs`."""
+        """Watch a trainer of TRL's that is `Guarded`."""
         self.model: Any = trainer.model
         self.temperature = getattr(trainer, "temperature", 1.0)
         if self.every:

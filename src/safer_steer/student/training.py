@@ -208,33 +208,12 @@ def beginning(student: Student, start: str, empty: Any) -> dict[str, Any]:
 
 
 def loading(student: Student, start: str) -> dict[str, Any]:
-    """Of the arguments of TRL's trainers, how they load the weights at `start`, if they do."""
-    return {} if is_adapter(start) else {"model_init_kwargs": {"dtype": training_dtype(student)}}
-
-
-def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
-    """Make `model` accept two kinds of inputs that TRL's GRPO trainer gets wrong.
-
-    If dialogues with and without pictures are mixed, TRL passes picture tensors with zero rows for a
-    micro-batch without pictures. The vision tower fails on them ("expected a non-empty list of Tensors").
-    They are removed.
-
-    If template and tokenizer both write a token that begins the text, as with Gemma 3, TRL's `token_type_ids`
-    have it twice, and mark the wrong tokens as pictures. The surplus is cut off at the left.
-    """
-
-    def mended(
-        _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        pictures = [kwargs[name] for name in picture_inputs if kwargs.get(name) is not None]
-        if not any(tensor.numel() for tensor in pictures):
-            kwargs = {name: value for name, value in kwargs.items() if name not in picture_inputs}
-        for name in kwargs:
-            if name.endswith("token_type_ids") and kwargs[name] is not None:
-                kwargs[name] = kwargs[name][:, -kwargs["input_ids"].shape[1] :]
-        return args, kwargs
-
-    model.register_forward_pre_hook(mended, with_kwargs=True)
+    """Of the arguments of TRL's trainers, how they load the weights at `start`, if they do, and the
+    reference's."""
+    if is_adapter(start):
+        return {}
+    # None, or TRL asks for what the whole has, which a vision tower may lack
+    return {"model_init_kwargs": {"dtype": training_dtype(student), "attn_implementation": None}}
 
 
 def save_trained(trainer: Trainer, processor: Any, folder: Path, student: Student, start: str) -> None:

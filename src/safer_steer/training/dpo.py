@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import DPOConfig, DPOTrainer
 
 from safer_steer.config import Config
+from safer_steer.config.whole import divisor
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic
@@ -64,17 +66,23 @@ METRICS = {
 student."""
 
 
-def dpo_arguments(config: Config, folder: Path, pairs: int | None = None, steps: int = 1) -> dict[str, Any]:
+def dpo_arguments(
+    config: Config, folder: Path, pairs: int | None = None, steps: int = 1, checkpoint: Path | None = None
+) -> dict[str, Any]:
     """TRL's arguments for this config, as plain values: one pass over the pairs, in at most `steps` steps of
-    equal size. Without `pairs`, those of the batches are left out."""
+    equal size. They keep the size that they had before `checkpoint`, since `rl.micro_batch_size` is free to
+    change. Without `pairs`, those of the batches are left out."""
     rl = config.rl
     batches = {}
     if pairs:
-        each = ceil(pairs / steps)
-        accumulated = ceil(each / max(1, rl.micro_batch_size // 2))  # a pair is two trajectories
+        each, most = ceil(pairs / steps), max(1, rl.micro_batch_size // 2)  # a pair is two trajectories
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
+        accumulated = ceil(each / (state.train_batch_size if state else most))
+        size = accumulated * ceil(each / accumulated)
+        together = divisor(size, most)
         batches = {
-            "per_device_train_batch_size": ceil(each / accumulated),
-            "gradient_accumulation_steps": accumulated,
+            "per_device_train_batch_size": together,
+            "gradient_accumulation_steps": size // together,
         }
     return {
         **common_arguments(config, folder / "rl", rl.save_steps, config.rl_seed),
@@ -200,7 +208,7 @@ def prefer(
 
     steps_done = Milestones(lambda done, _: show(len(draws) + done, 0))
     log = StepLog(folder / "rl" / "metrics.jsonl", row_of)
-    trainer = _trainer(config, folder, start, collator, steps, [steps_done, log])
+    trainer = _trainer(config, folder, start, collator, steps, checkpoint, [steps_done, log])
     pictures, known_of = partial(shown_in, pictures_of), collator.collated.known
     Guard("rl", student, renderer, given_to_dpo, known_of, pictures, checks.__setitem__).watch(trainer)
     train(trainer, checkpoint, student)
@@ -214,6 +222,7 @@ def _trainer(
     start: str,
     collator: PairCollator,
     steps: int,
+    checkpoint: Path | None,
     callbacks: list[TrainerCallback],
 ) -> GuardedDPO:
     """TRL's trainer over the collator's pairs, from the weights at `start`."""
@@ -221,7 +230,7 @@ def _trainer(
     trainer = GuardedDPO(
         **beginning(student, start, empty_model(load_model_config(base_of(student, start)))),
         args=DPOConfig(
-            **dpo_arguments(config, folder, len(pairs), steps),
+            **dpo_arguments(config, folder, len(pairs), steps, checkpoint),
             **loading(student, start),
         ),
         data_collator=collator,

@@ -42,7 +42,6 @@ from safer_steer.student.training import (
     beginning,
     common_arguments,
     loading,
-    mend_trainer_inputs,
     save_trained,
     seed_everything,
     start_of,
@@ -238,8 +237,6 @@ def trainer_of(
     if student.freeze_vision:
         freeze_vision(trainer.model)
     hold_modes(trainer.model)
-    for model in filter(None, (trainer.model, trainer.ref_model)):
-        mend_trainer_inputs(model, renderer.picture_inputs)
     return trainer
 
 

@@ -82,7 +82,9 @@ def by_length(
     order = lengths.argsort(dim=0, descending=True, stable=True)
     ordered = dict(split_pixel_values_by_grid(rows))
     for name, value in ordered.items():
-        if isinstance(value, list):
+        if name.startswith("pixel_") and not isinstance(value, list):
+            value = value.split(1)  # a row for each dialogue
+        if isinstance(value, list | tuple):
             ordered[name] = [value[row] for row in order.tolist()]
         elif value.ndim:
             ordered[name] = value[order]

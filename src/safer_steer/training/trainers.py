@@ -132,9 +132,12 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
 
     def _scored(self, model: Any, rows: dict[str, Any], entropy: bool, aux_loss: bool) -> Any:
         """A micro-batch's, cut to its longest row. The head reads the trained tokens alone, while TRL has it
-        read the other side's turns, too."""
+        read the other side's turns, too. A micro-batch without pictures has no inputs of pictures: some
+        towers fail on zero of them, others take zeros for one."""
         trained, width = rows.pop("trained"), rows["input_ids"].shape[1]
         names = ["input_ids", *(name for name in rows if name.endswith("token_type_ids"))]
+        if not any(rows.get("num_images", ())):
+            rows = {name: rows[name] for name in (*names, "attention_mask")}
         aligned = [pad(trained, (width - trained.shape[1], 0)), *(rows[name][:, -width:] for name in names)]
         rows["attention_mask"], targets, *cut = flush_left(rows["attention_mask"], *aligned)
         rows |= dict(zip(names, cut, strict=True))
@@ -182,16 +185,21 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
 def _tiles_of_a_grid(images: Any) -> Iterator[None]:
     """Answers a question of TRL's. It takes pixels [patches, 3, height, width] for InternVL's tiles, and asks
     the image processor for their number by `crop_to_patches`, which others do not know. Where the patches are
-    in `image_grid_thw`, as with Kimi K2.5, the number is not used."""
+    in `image_grid_thw`, as with Kimi K2.5, the number is not used. Ovis2 has `grids` of tiles instead, and
+    the whole picture comes before several."""
     prepare = images.preprocess
 
     def preprocess(pictures: Any, *args: Any, **options: Any) -> Any:
-        if "crop_to_patches" in options:
+        asked = "crop_to_patches" in options
+        if asked and "image_grid_thw" in images.model_input_names:
             return {"num_patches": torch.ones(sum(map(len, pictures)), dtype=torch.long)}
-        return prepare(pictures, *args, **options)
+        found = prepare(pictures, *args, **options)
+        if asked and "grids" in found:
+            tiles = torch.as_tensor(found["grids"]).prod(-1)
+            found["num_patches"] = tiles + (tiles > 1)
+        return found
 
-    if "image_grid_thw" in images.model_input_names:
-        images.preprocess = preprocess
+    images.preprocess = preprocess
     try:
         yield
     finally:
