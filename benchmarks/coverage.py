@@ -22,7 +22,7 @@ SHARES = (0, 0.005, 0.03, 0.5)
 """True shares, equal in all suites."""
 UNLIKE = (0.005, 0.03, 0.1, 0.5, 0.9)
 """True shares of five suites that differ."""
-SIZES = (24, 60, 200)
+SIZES = (4, 24, 60, 200)
 """Dialogues per suite."""
 SEEDS = 4
 """Number of training seeds."""

@@ -19,6 +19,9 @@ TAIL = (100 - CONFIDENCE) / 200
 """The probability outside each end of an interval, 0-1."""
 Z = 1.959963984540054
 """The standard normal quantile of 1 - `TAIL`."""
+FEW = 12
+"""With fewer dialogues in a suite, the posterior of a mean over suites is far too sure: of one dialogue in
+each of five suites the interval would contain the true value in 6 of 10 cases."""
 
 
 def rate(
@@ -30,8 +33,9 @@ def rate(
     posterior: the share of a suite is Beta(passed + a, n - passed + a). With one suite, a is 1/2 (Jeffreys)
     and the interval is the posterior's quantiles. With m suites, a is 1 / (2 m), and the interval is the
     percentiles of the mean of one draw per suite: a prior of 1/2 in each would add m / 2 passing dialogues
-    and give poor coverage near 0. If no dialogue of any suite passes, the lower end is 0; if all do, the
-    upper end is 100.
+    and give poor coverage near 0. Where a suite has fewer than `FEW` dialogues, it also contains the interval
+    of one suite with this value and as many dialogues as have the same error, m^2 / sum(1 / n). If no
+    dialogue of any suite passes, the lower end is 0; if all do, the upper end is 100.
 
     Args:
         counts: (passed, n) of every suite; `passed` is a sum of shares where a dialogue passes in part.
@@ -45,6 +49,10 @@ def rate(
         return {"value": None, "low": None, "high": None}
     value = sum(100 * passed / n for passed, n in counts) / len(counts)
     low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _interval(counts, resamples, seed)
+    if len(counts) > 1 and min(n for _, n in counts) < FEW:
+        together = len(counts) ** 2 / sum(1 / n for _, n in counts)
+        ends = _beta_quantiles(value / 100 * together, together)
+        low, high = min(low, ends[0]), max(high, ends[1])
     # The posterior is biased towards 1/2: with suites of very different size, the value could fall outside.
     low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
     high = 100.0 if all(passed == n for passed, n in counts) else max(high, value)
@@ -287,7 +295,7 @@ def percentiles(draws: np.ndarray) -> tuple[float, float]:
 
 
 @cache
-def _beta_quantiles(passed: float, n: int) -> tuple[float, float]:
+def _beta_quantiles(passed: float, n: float) -> tuple[float, float]:
     low, high = (beta_quantile(passed + 0.5, n - passed + 0.5, share) for share in (TAIL, 1 - TAIL))
     return 100 * low, 100 * high
 

@@ -104,12 +104,19 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
             assert coverage.of_average((share,) * suites, n, trials=300) >= 0.91
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 11])
+@pytest.mark.parametrize("shares", [(0.03,), (0.15,), (0.4,), (0.5,), (0.1, 0.3, 0.5, 0.7, 0.8)])
+def test_so_they_do_with_few_dialogues_in_each_of_five_suites(n: int, shares: tuple[float, ...]) -> None:
+    assert load("coverage").of_average(shares * (5 // len(shares)), n, trials=600) >= 0.88
+
+
 def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
     parts = printed("coverage", "--trials", "20", "--seed-trials", "5").strip().split("\n\n")
     shares, unlike, lowest, seeds = (part.splitlines() for part in parts)
-    sizes = [[str(m), str(n)] for m in (1, 2, 5) for n in (24, 60, 200)]
+    sizes = [[str(m), str(n)] for m in (1, 2, 5) for n in load("coverage").SIZES]
     assert [row[:2] for row in table("\n".join(shares[2:]))] == sizes
-    assert unlike[0].count("(n = ") == lowest[0].count("(n = ") == 3
+    assert unlike[0].count("(n = ") == lowest[0].count("(n = ") == len(sizes) / 3
     assert len(seeds) == 2 + 3
 
 
