@@ -190,14 +190,15 @@ def _tiles_of_a_grid(images: Any) -> Iterator[None]:
     prepare = images.preprocess
 
     def preprocess(pictures: Any, *args: Any, **options: Any) -> Any:
-        asked = "crop_to_patches" in options
-        if asked and "image_grid_thw" in images.model_input_names:
+        if "crop_to_patches" not in options:
+            return prepare(pictures, *args, **options)
+        if "image_grid_thw" in images.model_input_names:
             return {"num_patches": torch.ones(sum(map(len, pictures)), dtype=torch.long)}
-        found = prepare(pictures, *args, **options)
-        if asked and "grids" in found:
-            tiles = torch.as_tensor(found["grids"]).prod(-1)
-            found["num_patches"] = tiles + (tiles > 1)
-        return found
+        inputs = prepare(pictures, *args, **options)
+        if "grids" in inputs:
+            tiles = torch.as_tensor(inputs["grids"]).prod(-1)
+            inputs["num_patches"] = tiles + (tiles > 1)
+        return inputs
 
     images.preprocess = preprocess
     try:
