@@ -6,6 +6,7 @@ A `UserError` is a mistake somebody can mend: the command line prints its one li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from importlib.util import find_spec
@@ -37,6 +38,18 @@ class UserError(Exception):
     do."""
 
     code = ExitCode.TO_FIX
+
+
+_UNWRITTEN = re.compile(r"\(os error (27|28|122)\)|iostream error")
+"""A disk or a quota that is full, or a file too large."""
+
+
+def could_not_write(error: BaseException | None) -> bool:
+    """Whether weights or a checkpoint could not be written whole: safetensors and torch say so in words, of
+    this error or of one before it, and not by an `OSError`."""
+    while error and not _UNWRITTEN.search(str(error)):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def refuse(complaints: Iterable[str], before: str = "", after: str = "") -> None:

@@ -171,6 +171,7 @@ COMMANDS: list[Row] = [
     (f"{INIT} own/utf16", "", "pairs.csv: header: not UTF-8; save the file as CSV in UTF-8"),
 ]
 CONFIGS: list[tuple[str, str]] = [
+    ("extends: a.yaml", "extends: unknown key; did you mean `base`?"),
     ("xyz: 1", "xyz: unknown key; `safer-steer config` lists the keys"),
     ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key; did you mean `alpha`?"),
     ("seeds: {sources: [{name: a, pth: b}]}", "seeds.sources.0.pth: unknown key; did you mean `path`?"),

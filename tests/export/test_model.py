@@ -184,6 +184,9 @@ def test_the_card_says_what_the_run_says(run: Path, model: Path) -> None:
     ):
         assert needed in text, needed
     assert str(run.parent) not in text and verify(model) == []
+    (model / "modeling_more.py").touch()
+    assert verify(model) == ["modeling_more.py: added since `export` finished"]
+    (model / "modeling_more.py").unlink()
 
 
 def test_sft_alone_by_choice_or_because_rl_is_not_done(run: Path, tmp_path: Path) -> None:

@@ -346,6 +346,9 @@ def test_a_killed_export_looks_unfinished_and_the_next_is_whole(run, tmp_path):
     export(run, to)
     assert verify(to) == [] and not part.exists()
     assert files(to) == files(run / "export")
+    (to / "more").mkdir()
+    (to / "more" / "data.py").touch()
+    assert verify(to) == ["more/data.py: added since `export` finished"]
 
 
 def test_a_failed_export_leaves_the_old_one(run, tmp_path):

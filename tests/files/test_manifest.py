@@ -159,13 +159,15 @@ def test_the_manifest_is_canonical_json(run):
 def test_an_export_is_verified_alike(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.parquet").write_bytes(b"a")
-    Manifest(tmp_path).record("export", ("data", "README.md"), (), {})
+    Manifest(tmp_path).record("export", (".",), (), {})
     assert verify(tmp_path) == []
     (tmp_path / "data" / "a.parquet").write_bytes(b"b")
     (tmp_path / "README.md").touch()
+    write_atomic(tmp_path / "more" / "b.parquet", "b")
     assert verify(tmp_path) == [
         "data/a.parquet: changed since `export` finished",
         "README.md: added since `export` finished",
+        "more/b.parquet: added since `export` finished",
     ]
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from safer_steer.config.file import dump_config
 from safer_steer.data.bootstrap.rollout import roll_out, why_rejected
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, read_dialogues
+from safer_steer.errors import ExitCode
+from safer_steer.files.manifest import Manifest
+from safer_steer.stages import STAGES
 from safer_steer.student.training import WHOLE, last_checkpoint
 from safer_steer.training.sft import Collator, fine_tune
 from student_parts import bootstrapped, tiny_config, write_seeds
@@ -35,6 +43,23 @@ def straight(folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("straight")
     run_in(folder, run, report_to=["tensorboard"])
     return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [5_000_000, 20_000_000], ids=["weights", "optimiser"])
+def test_a_disk_that_is_full_is_one_line_and_the_same_command_goes_on(folder, tmp_path, most):
+    """A limit on the size of files stands for it."""
+    run, given = shutil.copytree(folder, tmp_path / "run"), tmp_path / "config.yaml"
+    given.write_text(dump_config(tiny_config()))
+    shutil.copy(given, run)
+    for stage in ("seeds", "assemble", "bootstrap"):
+        Manifest(run).record(stage, STAGES[stage].writes, (), {})
+    command = [sys.executable, "-m", "safer_steer", "sft", given, "--out", run]
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert full.returncode == ExitCode.TO_FIX and "Traceback" not in full.stderr, full.stderr
+    assert "error: weights or a checkpoint could not be written whole; make room on the disk" in full.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0 and weights_of(run)
 
 
 def weights_of(run):

@@ -136,7 +136,7 @@ def _refuse_changed(run: Path) -> None:
     if EXPORTED in Manifest(run).stages and (edits := verify(run)):
         more = f", and {len(edits) - 1} more" if len(edits) > 1 else ""
         raise UserError(
-            f"{run}: {edits[0]}{more}; restore it, or delete manifest.json there to judge what there is now"
+            f"{run}: {edits[0]}{more}; undo that, or delete manifest.json there to judge what there is now"
         )
 
 

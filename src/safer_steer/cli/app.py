@@ -22,6 +22,7 @@ from safer_steer.errors import (
     NoResult,
     SpendingLimit,
     UserError,
+    could_not_write,
     shortened,
     what_is_missing,
 )
@@ -69,6 +70,11 @@ class _OneLine(TyperGroup):
             if processes.is_lost_connection(error):
                 line = "error: another process of this launch was killed; run the same command to continue"
                 _end(line, ExitCode.TO_FIX)
+            if could_not_write(error):
+                line = (
+                    "error: weights or a checkpoint could not be written whole; make room on the disk of the"
+                )
+                _end(f"{line} run's folder and run the same command to continue", ExitCode.TO_FIX)
             if not processes.may_speak():
                 raise typer.Exit(1) from None
             _name_keys(error)

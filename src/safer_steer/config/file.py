@@ -269,7 +269,7 @@ def _short(value: Any) -> str:
 
 
 def _unknown(key: str, keys: list[str]) -> str:
-    near = get_close_matches(key, keys, 1)
+    near = ["base"] if key == "extends" else get_close_matches(key, keys, 1)
     return f"unknown key; {f'did you mean `{near[0]}`?' if near else '`safer-steer config` lists the keys'}"
 
 

@@ -92,7 +92,7 @@ def _in_reach(gates: dict[GateName, Band]) -> dict[GateName, Band]:
             if end is not None and not low <= end <= high:
                 what = gate if gate in REACH else "a share"
                 reach = f"{low:g} or more" if high == inf else f"{low:g} to {high:g}"
-                percent = f"; did you mean {end / 100:g}?" if high == 1 < end <= 100 else ""
+                percent = f"; did you mean {end / 100:g}?" if high == 1 and 2 <= end <= 100 else ""
                 raise ValueError(f"{gate}.{name} is {end:g}, and {what} is {reach}{percent}")
     return gates
 

@@ -70,7 +70,7 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
         facts = {"model": model} | facts_of(run, to.name, manifest.stages)
         if remainder:
             facts |= {"update_kept": remainder.share, "rounding_noise": remainder.noise}
-        Manifest(part).record("export", tuple(path.name for path in part.iterdir()), (), facts)
+        Manifest(part).record("export", (".",), (), facts)
     return Exported(model, remainder)
 
 

@@ -91,7 +91,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
             measured = read_protocol(run / PROTOCOL).sha256
             shutil.copyfile(run / PROTOCOL, part / PROTOCOL)
         (part / "README.md").write_text(card(name, config, tallies, stages, measured), encoding="utf-8")
-        Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
+        Manifest(part).record("export", (".",), (), facts_of(run, name, stages))
     return tallies, missing
 
 

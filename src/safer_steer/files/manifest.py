@@ -30,6 +30,7 @@ PACKAGES = (
 )
 """Whose versions are noted."""
 
+NAME = "manifest.json"
 TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
 CROSSPLAY = "rl/crossplay"
@@ -86,7 +87,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         """Read `folder/manifest.json`; without one, nothing is finished yet. Raises `UserError` if it is
         damaged."""
-        self.folder, self.path = folder, folder / "manifest.json"
+        self.folder, self.path = folder, folder / NAME
         self.stages: dict[str, dict[str, Any]] = {}
         self.overrides: list[dict[str, Any]] = []
         """Gates that were overridden (`run.gates`): stage, gate, step, and what was measured."""
@@ -161,8 +162,8 @@ class Manifest:
     def record(
         self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
     ) -> None:
-        """Enter a finished stage; `names` are its files and folders, `facts` what else is to be known of
-        it."""
+        """Enter a finished stage; `names` are its files and folders, "." for all that there is, `facts` what
+        else is to be known of it."""
         self.stages[stage] = {
             "outputs": sorted(names),
             "files": {
@@ -214,7 +215,7 @@ def verify(folder: Path) -> list[str]:
     """Look at a run or an export again: its files, its config, its inputs, and whether its prompts are still
     those installed. Inputs that are not there are no difference (`not_compared`). Returns one line for each
     difference. Raises `UserError` if there is no manifest, or it is damaged."""
-    if not (folder / "manifest.json").is_file():
+    if not (folder / NAME).is_file():
         raise UserError(
             f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is"
             " finished"
@@ -235,7 +236,7 @@ def verify(folder: Path) -> list[str]:
         differing += [
             f"{name}: added since `{stage}` finished"
             for name in _by_path(folder, [name for name in entry.get("outputs", ()) if inside(folder, name)])
-            if name not in listed and not name.startswith(CROSSPLAY)
+            if name not in listed and name != NAME and not name.startswith(CROSSPLAY)
         ]
         if entry.get("config", config) != config:
             differing.append(f"config.yaml: another one than `{stage}` ran with")

@@ -49,6 +49,7 @@ def test_a_band_without_an_end_or_upside_down_is_refused(band: dict[str, float])
     [
         ("twin_refusals", {"at_most": 30}, "at_most is 30, and a share is 0 to 1; did you mean 0.3?"),
         ("kept_share", {"at_least": -0.1}, "at_least is -0.1, and a share is 0 to 1"),
+        ("kept_share", {"at_least": 1.5}, "at_least is 1.5, and a share is 0 to 1"),
         ("judge_agreement", {"at_least": 60}, "judge_agreement is -1 to 1; did you mean 0.6?"),
         ("sft_loss", {"at_most": -1}, "at_most is -1, and sft_loss is 0 or more"),
         ("sft_loss", {"at_most": True}, "must be a number, not True"),
