@@ -208,6 +208,15 @@ async def test_the_check_of_a_bench_is_paid_for_and_its_answers_are_not_kept(tmp
         assert (model.calls, judge.calls) == (2, 2), "all else is in the cache"
 
 
+async def test_a_folder_that_cannot_be_written_to_is_refused_before_a_model_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    async with EndpointServer(always=says("fine")) as model, EndpointServer(always=says(VERDICT)) as judge:
+        command = bench(tmp_path, model.url, judge.url)
+        done = await safer_steer(*[f"{one}/b" if one == tmp_path / "run" else one for one in command])
+        assert done.exit_code == 2 and "run/b: cannot be written to (" in done.stderr, done.output
+        assert (model.calls, judge.calls) == (0, 0)
+
+
 async def test_nothing_to_check(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     done = await safer_steer("check", tmp_path / "config.yaml")

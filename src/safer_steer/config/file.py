@@ -265,7 +265,7 @@ def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value!r:.60}"
+    return "null" if value is None else f"{value!r:.60}"
 
 
 def _unknown(key: str, keys: list[str]) -> str:

@@ -98,7 +98,8 @@ class Manifest:
                 self.stages, self.overrides = content["stages"], content.get("overrides", [])
             except (ValueError, RecursionError):
                 raise UserError(
-                    f"{self.path}: not a valid manifest; restore it, or move it away to run every stage again"
+                    f"{self.path}: not a valid manifest; restore it, or run every stage or the export again"
+                    " without it"
                 ) from None
 
     def finished(self, stage: str) -> bool:

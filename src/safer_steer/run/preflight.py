@@ -119,6 +119,7 @@ def _try_models(
     roles = [role for role in roles_asked(run.config, stages, besides) if role not in unasked]
     if not roles:
         return []
+    _refuse_unwritable(run.folder)
     run.resume_spending()
     run.show.say(f"check: one small request to each model of {', '.join(roles)}")
     checked = asyncio.run(check_roles(run.config, roles, run.ledger.may_spend))
@@ -127,6 +128,13 @@ def _try_models(
     if problem := problems(checked):
         raise UserError(problem)
     return checked
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises `UserError` if nothing can be written to a folder, which need not be there yet."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"{folder}: cannot be written to ({place}); choose another folder")
 
 
 def cores_here() -> int:
