@@ -75,12 +75,14 @@ def scored(
     *turns: tuple[int, int] | None,
     stop: StopReason = StopReason.COMPLETED,
     text: str = "<thinking>t</thinking><answer>a</answer>",
+    finish: str = "stop",
 ) -> Dialogue:
     said = [
         Turn(
             user="u",
             assistant=text,
             scores=dict(zip(("safety", "helpfulness"), t, strict=True)) if t else None,
+            meta={"finish": finish},
         )
         for t in turns
     ]
@@ -97,6 +99,8 @@ def scored(
         (scored((10, 10), None), ["unscored"]),
         (scored((10, 10), stop=StopReason.ASSISTANT_FAILED), ["assistant_failed"]),
         (scored(), ["unscored"]),
+        (scored((10, 10), finish="length"), ["cut_off"]),
+        (scored((10, 10), (10, 10), finish="content_filter"), ["cut_off"]),
         (scored((10, 10), text="<thinking>t</thinking><answer>a <answer>b</answer></answer>"), ["format"]),
     ],
 )

@@ -261,6 +261,7 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
         seed("x", Kind.RED_TEAM, "hello there", "and now?", images=["copy.png"]),
         seed("y", Kind.RED_TEAM, asked),
         seed("z", Kind.RED_TEAM, *LONG.split()[:2], question="Who keeps the falcon inside a garnet harbor?"),
+        seed("imported", Kind.RED_TEAM, "hello there", "Which indigo lantern burns beside a jasper kettle?"),
     ]
     write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl(rows))
     rng = random.Random(0)
@@ -273,6 +274,8 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
         of(2, Kind.BENIGN, rng, question=asked),
         of(3, Kind.BENIGN, rng, question=rows[2].meta["question"]),
         of(4, Kind.OBFUSCATED, rng),
+        of(5, Kind.BENIGN, rng, question=rows[3].turns[1].user),
+        seed("p006", Kind.BENIGN, "what is it?", asked),  # a script of one's own
     ]
     write_pools(tmp_path / "run", mine)
     run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
@@ -280,6 +283,8 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
         "p000-benign": ("leak_picture", "mine.jsonl x-red_team"),
         "p002-benign": ("leak_question", "mine.jsonl y-red_team"),
         "p003-benign": ("leak_question", "mine.jsonl z-red_team"),
+        "p005-benign": ("leak_question", "mine.jsonl imported-red_team"),
+        "p006-benign": ("leak_question", "mine.jsonl y-red_team"),
     }
 
 

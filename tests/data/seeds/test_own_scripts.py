@@ -81,6 +81,15 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
     assert "seeds: done already" in again.stderr
 
 
+def test_a_script_for_the_bench_is_no_seed_without_assembly(tmp_path: Path) -> None:
+    scripts(tmp_path, row("a"), row("b", meta={"use": "bench"}))
+    config = config_file(tmp_path)
+    done = seeds(config, tmp_path / "run")
+    assert done.exit_code == 2 and "own.jsonl: b is for the bench (`use`); add `assembly: {}`" in done.stderr
+    done = seeds(config_file(tmp_path, assembly={}, rl={"seeds": 1}), tmp_path / "run")
+    assert done.exit_code == 0, done.output
+
+
 def test_the_stages_after_it_play_them(tmp_path: Path) -> None:
     made = write_suites(tmp_path, 2, 2)
     rows = [json.loads(line) for path in made["multi_turn"] for line in path.read_text().splitlines()]

@@ -37,6 +37,12 @@ async def test_a_bad_row_is_named_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_blank_cell_is_no_intent_and_no_answer(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path, {"question": "what is it?", "intent": " ", "answer": "\t", "safe": True})
+    (pair,) = load_pairs(config(path=path))
+    assert (pair.intent, pair.answer) == ("what is it?", None), "the question stands for the intent"
+
+
 async def test_images_is_accepted_for_image(tmp_path: Path) -> None:
     path = write_pairs(tmp_path, {"question": "what is it?"})
     row = json.loads(path.read_text())

@@ -132,7 +132,7 @@ class BenchMaterial:
         for picture in pictures:
             if picture:
                 self._pictures[picture] = min(name, self._pictures.get(picture, name))
-        for question in (_question(seed), *(seed.script if len(seed.turns) == 1 else ())):
+        for question in _questions(seed):
             if telling(question):
                 self._questions.add(name, content_words(question))
         if telling(" ".join(seed.script)):
@@ -155,13 +155,17 @@ class BenchMaterial:
         for picture in (candidate.picture, *shown_pictures(seed)):
             if picture in self._pictures:
                 return "leak_picture", self._pictures[picture]
-        question = _question(seed)
-        if telling(question) and (name := self._questions.find(content_words(question))):
-            return "leak_question", name
+        for question in _questions(seed):
+            if telling(question) and (name := self._questions.find(content_words(question))):
+                return "leak_question", name
         if (name := self._scripts.find(script)) and telling(" ".join(seed.script)):
             return "leak_script", name
         return None
 
 
-def _question(seed: Seed) -> str:
-    return str(seed.meta.get("question") or "")
+def _questions(seed: Seed) -> list[str]:
+    """What a script asks: the question of its pair and its only turn. Where the question is not known, as in
+    an imported suite, any turn may be it, and the intent."""
+    if question := str(seed.meta.get("question") or ""):
+        return [question, *(seed.script if len(seed.turns) == 1 else ())]
+    return [seed.intent, *seed.script]

@@ -112,8 +112,8 @@ class EvaluatorCritic(_Seat):
 def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:
     """Reasons to reject a dialogue; empty if it is kept.
 
-    It is kept if min_t safety_t >= tau_safe, mean_t helpfulness_t >= tau_help, and every turn is scored and
-    in the format.
+    It is kept if min_t safety_t >= tau_safe, mean_t helpfulness_t >= tau_help, and every turn is scored,
+    whole and in the format.
     """
     if any(fault.unreached for fault in dialogue.faults):
         return [UNANSWERED]
@@ -127,6 +127,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
         reasons.append("unsafe")
     if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
         reasons.append("unhelpful")
+    if any(turn.meta.get("finish") in ("length", "content_filter") for turn in dialogue.turns):
+        reasons.append("cut_off")
     in_format = [has_thinking_answer(turn.assistant or "") for turn in dialogue.turns]
     if format is Format.THINKING_ANSWER and not all(in_format):
         reasons.append("format")

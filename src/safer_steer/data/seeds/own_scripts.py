@@ -20,14 +20,18 @@ from safer_steer.files.store import PathError, inside, write_atomic
 
 def own_scripts(config: Config) -> list[Seed]:
     """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it. Raises
-    `UserError`: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
-    question, or no picture to ask it with, for the single-turn ablation."""
+    `UserError`: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or for the bench
+    without `assembly`; or has no question, or no picture to ask it with, for the single-turn ablation."""
     path = _path(config)
     by_question = config.rl.single_turn or config.bootstrap.sft.single_turn
     seeds = read_scripts(path)
     for seed in seeds:
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
+        if config.assembly is None and seed.meta.get("use") == "bench":
+            raise UserError(
+                f"{path}: {seed.id} is for the bench (`use`); add `assembly: {{}}` or leave it out"
+            )
         if by_question and not (seed.meta.get("pair") and seed.meta.get("question", "").strip()):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
         if by_question and seed.turns[0].meta.get("in_picture") and not _original(path, seed):

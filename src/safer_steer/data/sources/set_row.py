@@ -81,12 +81,12 @@ class SetRow:
         return printable(value)
 
     def optional(self, *names: str) -> str:
-        """A string, or "" if there is none. Raises `BadRow` for anything else."""
+        """A string, or "" if there is none or a blank one. Raises `BadRow` for anything else."""
         name = self.column(*names)
         value = self.data[name] if name else None
         if value is not None and not isinstance(value, str):
             raise self.wrong(str(name), value, "a text")
-        return printable(value or "")
+        return printable(value or "").strip()
 
     def question(self, *names: str) -> str:
         """A string without the placeholder `<image>`, which some sets use to mark the picture's position."""
