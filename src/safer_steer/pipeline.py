@@ -110,11 +110,7 @@ def seeds(run: Run) -> None:
             run.show.say(f"seeds: {line}")
         if dropped := dropped_in_words(run.folder / "seeds"):
             run.show.say(f"seeds: {dropped}")
-        try:
-            refuse_nothing(run.folder / "seeds", run.config.seeds.kinds)
-        except UserError:
-            run.ask("generator").forget_unparsable()  # a fresh start asks again
-            raise
+        refuse_nothing(run.folder / "seeds", run.config.seeds.kinds)
 
     _do(run, "seeds", work)
 
@@ -333,7 +329,11 @@ def _do(
     def doing(progress: Progress) -> None:
         from safer_steer.report.health import warnings
 
-        work(progress)
+        try:
+            work(progress)
+        except UserError:
+            run.forget_unparsable()  # the same command, or a fresh start, asks again
+            raise
         if not processes.first():
             return
         if counts := row_counts(run.folder, STAGES[stage].counts(run.config)):

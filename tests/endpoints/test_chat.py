@@ -217,6 +217,19 @@ async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(cache: Cache) ->
     assert ledger.money == pytest.approx(60e-6)
 
 
+async def test_a_refusal_is_asked_anew_once_that_is_wanted(cache: Cache) -> None:
+    async with judge_at(
+        says(None, refusal="No."), says("I'm sorry, I can't."), always=says(GOOD), cache=cache
+    ) as (model, server):
+        for calls in (1, 2):
+            for _ in range(2):
+                with pytest.raises(RefusedError):
+                    await model.ask(JUDGE, INPUT)
+            assert server.calls == calls
+            model.forget_unparsable()
+        assert (await model.ask(JUDGE, INPUT)).harmlessness == 3
+
+
 async def test_re_asks_are_other_samples_for_the_transport() -> None:
     seen = []
 

@@ -333,7 +333,7 @@ def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(fo
 def test_nothing_of_the_rollouts_generation_config_is_saved(trained):
     folders = SHIPPED, trained / "rl" / "model"
     base, saved = (json.loads((folder / "generation_config.json").read_text()) for folder in folders)
-    assert saved == base
+    assert saved | {"transformers_version": base["transformers_version"]} == base
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from display import Quiet
 from endpoint_server import EndpointServer, says
 from safer_steer.config import Config, Role
+from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.episode import Reply, Script, Verdict, play
-from safer_steer.errors import EndpointError
+from safer_steer.errors import EndpointError, UserError
 from safer_steer.files.images import pictures_in
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import write_atomic
+from safer_steer.pipeline import run_stage
+from safer_steer.stages import STAGES
 from safer_steer.training.grpo import reinforce
 from safer_steer.training.patience import LastVerdicts, patience_of
 from safer_steer.training.tutor import TutorCritic
@@ -54,6 +60,26 @@ async def test_an_endpoint_that_hangs_on_one_request_costs_one_trajectory(tmp_pa
     [row] = (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()
     assert (json.loads(row)["unscored"], json.loads(row)["trajectories"]) == (1, 6)
     assert server.calls == sum(len(dialogue.turns) for dialogue in played), "nothing was sent twice"
+
+
+@pytest.mark.slow
+async def test_a_tutor_that_was_mended_is_asked_again_by_the_same_command(tmp_path: Path) -> None:
+    verdict = says(json.dumps({"diagnosis": "fine", "strategy": "persist", "next_question": "", **SCORES}))
+    write_seeds(tmp_path)
+    rl = tiny_config().rl.model_dump() | {"steps": 1, "start_from": "base"}
+    async with EndpointServer(always=says("no JSON")) as broken, EndpointServer(always=verdict) as mended:
+        role = {"model": "m", "base_url": broken.url, "retries": 0, "reasks": 1}
+        config = tiny_config(rl=rl, roles={"tutor": role})
+        drawn_for_rl(config, tmp_path)
+        write_atomic(tmp_path / "config.yaml", dump_config(config))
+        for stage in ("seeds", "assemble"):
+            Manifest(tmp_path).record(stage, STAGES[stage].writes, (), {})
+        with pytest.raises(UserError, match="no trajectory of step 1 could be scored"):
+            await asyncio.to_thread(run_stage, "rl", config, tmp_path, Quiet())
+        assert broken.calls
+        config.roles["tutor"].base_url = mended.url
+        await asyncio.to_thread(run_stage, "rl", config, tmp_path, Quiet())
+        assert mended.calls and (tmp_path / "rl" / "model").is_dir()
 
 
 class Echo:

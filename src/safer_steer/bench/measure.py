@@ -40,7 +40,6 @@ from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Assistant, Critic, User
 from safer_steer.episodes import play_all
-from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.files.scaling import in_words
 from safer_steer.files.store import Journal, write_atomic
@@ -147,12 +146,7 @@ def measure_models(
             if progress:
                 progress(before + done, len(models) * each, failed)
 
-        try:
-            measuring.play(name, make(), results, show)
-        except UserError:
-            for judge in judges[:1]:  # they share the cache
-                judge.forget_unparsable()
-            raise
+        measuring.play(name, make(), results, show)
         gc.collect()
     protocol = protocol_of(config, folder, answering)
     summary = summary_of(config, material, results, bool(judges), protocol.sha256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isnan
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, field_validator, model_validator
@@ -73,6 +73,8 @@ class Band(Section):
 
     def left(self, value: float) -> str:
         """How a value is outside of the band, in words; "" within it."""
+        if isnan(value):
+            return "not a number"
         if self.at_most is not None and value > self.at_most + EDGE:
             return f"{value:.3g}, above {self.at_most:g} by {value - self.at_most:.3g}"
         if self.at_least is not None and value < self.at_least - EDGE:

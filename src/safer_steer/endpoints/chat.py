@@ -87,13 +87,12 @@ class ChatModel:
             try:
                 reply = await self.reply(messages, schema=schema, repeat=sample)
             except asyncio.CancelledError:  # the bad replies so far must not be the answer of the next run
-                if self.cache:
-                    self.cache.give_up(bad)
+                self._give_up(bad)
                 raise
             excerpt = ascii(shortened(reply.text, 80))
+            bad.append((self._key(messages, schema, sample), self.role.max_tokens))
             if reply.refusal:
-                self.ledger.accounts[self.name].refused += 1
-                raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {excerpt}")
+                raise self._declined(f"{prompt.name}: declined ({reply.finish}): {excerpt}", bad)
             try:
                 value = parse_json(reply.text, user)
                 check_own_words(value, schema)
@@ -101,18 +100,24 @@ class ChatModel:
             except ValueError as error:
                 # A reply with a "{" in it may only be apologising for the last reply.
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
-                    self.ledger.accounts[self.name].refused += 1
-                    raise RefusedError(f"{prompt.name}: declined: {excerpt}") from None
-                bad.append((self._key(messages, schema, sample), self.role.max_tokens))
+                    raise self._declined(f"{prompt.name}: declined: {excerpt}", bad) from None
                 cut = f"cut off at max_tokens={self.role.max_tokens}"
                 fault = cut if reply.finish == "length" else _fault(error)
                 self.ledger.accounts[self.name].unparsable += 1
                 log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, excerpt)
-        if self.cache:
-            self.cache.give_up(bad)
+        self._give_up(bad)
         raise UnparsableError(
             f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {excerpt}"
         )
+
+    def _declined(self, message: str, replies: list[tuple[str, int]]) -> RefusedError:
+        self.ledger.accounts[self.name].refused += 1
+        self._give_up(replies)
+        return RefusedError(message)
+
+    def _give_up(self, replies: list[tuple[str, int]]) -> None:
+        if self.cache:
+            self.cache.give_up(replies)
 
     async def reply(
         self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0
@@ -153,7 +158,7 @@ class ChatModel:
         return reply
 
     def forget_unparsable(self) -> None:
-        """Remove the replies of jobs that ended in an `UnparsableError` from the cache."""
+        """Remove the replies of jobs that ended in a RefusedError or an UnparsableError from the cache."""
         if self.cache:
             self.cache.forget_unparsable()
 

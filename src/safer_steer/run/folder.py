@@ -232,6 +232,11 @@ class Run:
         account = Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money)
         self._opened_cache().charge(name, account)
 
+    def forget_unparsable(self) -> None:
+        """Have requests sent again whose replies were no valid answers."""
+        if self._cache:
+            self._cache.forget_unparsable()
+
     def _opened_cache(self) -> Cache:
         """The cache. When it is opened, the ledger takes over the spending recorded in it."""
         if self._cache is None:

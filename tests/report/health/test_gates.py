@@ -61,6 +61,11 @@ def test_a_band_that_no_value_reaches_is_refused(gate: str, band: dict[str, floa
     assert in_words(refused.value).endswith(words)
 
 
+def test_what_is_no_number_is_in_no_band() -> None:
+    assert Band(at_most=1).left(float("nan")) == Band(at_least=0).left(float("nan")) == "not a number"
+    assert Band(at_most=1).left(float("inf")) == "inf, above 1 by inf"
+
+
 MEASURED = {
     "kept_share": ("bootstrap", 0.25),
     "sft_loss": ("sft", 0.5),
