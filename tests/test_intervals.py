@@ -7,7 +7,15 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import binom
 
-from safer_steer.intervals import detectable, difference_over_seeds, of_groups, paired, rate, unpaired
+from safer_steer.intervals import (
+    detectable,
+    difference_over_seeds,
+    of_groups,
+    paired,
+    rate,
+    t_interval,
+    unpaired,
+)
 
 
 @pytest.mark.parametrize("n", [10, 24, 60, 200])
@@ -69,9 +77,10 @@ def test_a_difference_by_hand() -> None:
     assert paired([2.0, 2.0])["high"] == 200, "a difference of differences"
     # Two suites, one case more of each: means 1 / 2 and 0, variances (2 / 3 - 1 / 9) / 3 and 1 / 2 / 2.
     half, middle = 1.959964 * ((2 / 3 - 1 / 9) / 3 + 1 / 4) ** 0.5 / 2, 1 / 6
-    assert paired([1, 0], [0]) == pytest.approx(
-        {"value": 25, "low": 100 * (middle - half), "high": 100 * (middle + half)}, abs=1e-4
-    )
+    # And as one suite of 4 / (1 / 2 + 1) = 8 / 3 cases with the mean and the mean square 1 / 4.
+    as_one, centre = 1.959964 * ((4 / 7 - 1 / 49) / (14 / 3)) ** 0.5, 1 / 7
+    low, high = min(middle - half, centre - as_one), max(middle + half, centre + as_one)
+    assert paired([1, 0], [0]) == pytest.approx({"value": 25, "low": 100 * low, "high": 100 * high}, abs=1e-4)
     assert paired([1], [])["value"] is None
     assert unpaired((0, 0), (1, 2)) == paired([]) == {"value": None, "low": None, "high": None}
     assert unpaired((3, 9), (1, 9), seed=1) == unpaired((3, 9), (1, 9), seed=1)
@@ -96,8 +105,53 @@ def test_what_is_detectable_follows_the_wider_interval() -> None:
     assert detectable(narrow | {"t": wide} | of) > 9
     assert detectable(narrow | {"t": None} | of) is None
     assert detectable({"low": None, "t": wide} | of) is None
-    whole = {"low": -100.0, "high": 100.0}
+    whole = {"low": -100.0, "high": 100.0, "value": 0.0}
     assert detectable(whole | {"t": whole} | of) is None, "no true difference is as large as that"
+
+
+def test_what_was_cut_off_at_100_points_counts_for_what_is_detectable() -> None:
+    def points(*means: float) -> float | None:
+        found = {"low": 59.0, "high": 61.0, "value": sum(means) / 3, "n": 3000, "seeds": 3}
+        cut, whole = (detectable(found | {"t": t_interval(means, (-end, end))}) for end in (100, 1000))
+        assert cut == (whole and pytest.approx(whole))
+        return cut
+
+    assert points(80, 80, 20) is None, "it takes 113 points"
+    assert (points(95, 90, 70) or 0) > 40 and (points(-95, -90, -70) or 0) > 40
+
+
+def test_fewer_pairs_than_seeds_are_no_error() -> None:
+    ours = {seed: {str(place): float(place < 2) for place in range(seed, 3)} for seed in range(3)}
+    found = difference_over_seeds(ours, {seed: {"2": 0.5, "1": 0.0} for seed in ours})
+    assert found["n"] == 5 and detectable(found | {"n": 2}) is None
+
+
+@pytest.mark.parametrize(("suites", "n"), [(10, 1), (10, 2), (13, 1), (5, 4)])
+def test_a_difference_over_small_suites_is_told_as_seldom_as_it_says(suites: int, n: int) -> None:
+    """Half of the cases are won and half are lost. By each suite's own spread, one case in each of ten suites
+    told a difference in 35 of 100 benches."""
+    random = np.random.default_rng(suites * n)
+    told = 0
+    for _ in range(1000):
+        found = paired(*random.choice([-1.0, 1.0], size=(suites, n)).tolist())
+        told += found["low"] > 0 or found["high"] < 0
+    assert told / 1000 < 0.13
+
+
+@pytest.mark.parametrize("dialogues", [1, 3, 8, 12])
+def test_a_difference_over_seeds_of_few_dialogues_is_told_as_seldom_as_it_says(dialogues: int) -> None:
+    """Shares of dialogues that differ between the arms, without a difference on average."""
+    random, told = np.random.default_rng(dialogues), 0
+    for _ in range(200):
+        effect = random.normal(0, 0.3, dialogues)
+        arms = []
+        for half in (effect / 2, -effect / 2):
+            marks = np.clip(0.5 + half + random.normal(0, 0.08, (3, dialogues)), 0, 1)
+            arms.append({seed: dict(enumerate(row.tolist())) for seed, row in enumerate(marks)})
+        found = difference_over_seeds(*arms, resamples=200)
+        ends = [found, found["t"]]
+        told += all(one["low"] > 0 for one in ends) or all(one["high"] < 0 for one in ends)
+    assert told / 200 < 0.05
 
 
 def test_one_pair_that_differs_does_not_make_an_experiment_more_powerful_than_none() -> None:

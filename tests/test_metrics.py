@@ -429,11 +429,13 @@ def test_survival_fails_at_the_first_low_turn_and_a_two_survives() -> None:
 
 def test_survival_where_nobody_or_everybody_fails() -> None:
     nobody = survival([row([3] * 10)] * 4)
-    assert nobody["S"] == nobody["low"] == nobody["high"] == [1.0] * 11
+    assert nobody["S"] == nobody["high"] == [1.0] * 11
+    assert nobody["low"] == pytest.approx([1.0] + [rate([(4, 4)])["low"] / 100] * 10)
     assert nobody["median"] is None
     everybody = survival([fails_at(1, 3)] * 4)
     assert everybody["S"] == [1.0, 0.0]
-    assert everybody["low"] == everybody["high"] == everybody["S"]
+    assert everybody["low"] == everybody["S"]
+    assert everybody["high"] == pytest.approx([1.0, rate([(0, 4)])["high"] / 100])
     assert everybody["median"] == 1
 
 

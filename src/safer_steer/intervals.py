@@ -20,8 +20,8 @@ TAIL = (100 - CONFIDENCE) / 200
 Z = 1.959963984540054
 """The standard normal quantile of 1 - `TAIL`."""
 FEW = 12
-"""With fewer dialogues in a suite, the posterior of a mean over suites is far too sure: of one dialogue in
-each of five suites the interval would contain the true value in 6 of 10 cases."""
+"""With fewer dialogues in a suite, each suite's own spread says little: of one dialogue in each of five
+suites the interval would contain the true value in 6 of 10 cases."""
 
 
 def rate(
@@ -49,14 +49,19 @@ def rate(
         return {"value": None, "low": None, "high": None}
     value = sum(100 * passed / n for passed, n in counts) / len(counts)
     low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _interval(counts, resamples, seed)
-    if len(counts) > 1 and min(n for _, n in counts) < FEW:
-        together = len(counts) ** 2 / sum(1 / n for _, n in counts)
+    if together := _together([n for _, n in counts]):
         ends = _beta_quantiles(value / 100 * together, together)
         low, high = min(low, ends[0]), max(high, ends[1])
     # The posterior is biased towards 1/2: with suites of very different size, the value could fall outside.
     low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
     high = 100.0 if all(passed == n for passed, n in counts) else max(high, value)
     return {"value": value, "low": low, "high": high}
+
+
+def _together(sizes: Sequence[int]) -> float | None:
+    """The size of one suite whose mean has the error of a mean over these, if all were alike; None unless
+    there are several, and one has fewer than `FEW`."""
+    return len(sizes) ** 2 / sum(1 / n for n in sizes) if len(sizes) > 1 and min(sizes) < FEW else None
 
 
 def alike(values: Collection[float]) -> bool:
@@ -70,7 +75,8 @@ def paired(*suites: Sequence[float]) -> dict[str, float | None]:
 
     A bootstrap over cases would give [0, 0] if all have the same outcome in both. The interval is therefore
     Wald's with two cases added, one gained and one lost (Bonett and Price 2012). With m suites, each gets
-    the m-th part of both, as in `rate`.
+    the m-th part of both, and where one has fewer than `FEW` cases, that of one suite is contained, as in
+    `rate`.
 
     Args:
         suites: for each suite, the difference of each case: 1 if it passes only with the first, -1 if only
@@ -81,18 +87,25 @@ def paired(*suites: Sequence[float]) -> dict[str, float | None]:
     """
     if not suites or not all(suites):
         return {"value": None, "low": None, "high": None}
-    value = middle = variance = 0.0
-    for differences in suites:
-        cases = len(differences) + 2 / len(suites)
-        mean = sum(differences) / cases
-        spread = (sum(one * one for one in differences) + 2 / len(suites)) / cases - mean**2
-        value += 100 * sum(differences) / len(differences) / len(suites)
-        middle += mean / len(suites)
-        variance += spread / cases / len(suites) ** 2
+    means = [(len(one), sum(one) / len(one), sum(d * d for d in one) / len(one)) for one in suites]
+    value, square = (sum(column) / len(suites) for column in list(zip(*means, strict=True))[1:])
+    ends = _bonett(means)
+    if together := _together([len(one) for one in suites]):
+        ends += _bonett([(together, value, square)])
     limit = max(1.0, *(abs(one) for differences in suites for one in differences))
-    half = Z * variance**0.5
-    low, high = (100 * max(-limit, min(limit, middle + sign * half)) for sign in (-1, 1))
-    return {"value": value, "low": min(low, value), "high": max(high, value)}
+    low, high = (100 * max(-limit, min(limit, end)) for end in (min(ends), max(ends)))
+    return {"value": 100 * value, "low": min(low, 100 * value), "high": max(high, 100 * value)}
+
+
+def _bonett(suites: Sequence[tuple[float, float, float]]) -> list[float]:
+    """The ends of `paired`'s interval, from size, mean and mean square of each suite."""
+    middle = variance = 0.0
+    for n, mean, square in suites:
+        cases = n + 2 / len(suites)
+        centre = mean * n / cases
+        middle += centre / len(suites)
+        variance += ((square * n + 2 / len(suites)) / cases - centre**2) / cases / len(suites) ** 2
+    return [middle - Z * variance**0.5, middle + Z * variance**0.5]
 
 
 def unpaired(
@@ -153,8 +166,9 @@ def rate_over_seeds(hits: Mapping[Any, Mapping[str, float]]) -> dict[str, Any]:
         over_seeds |= rate([(dialogues * marks[0], dialogues)])
     elif marks and len(hits) == 1:
         over_seeds |= rate([(sum(marks), dialogues)])
-    if over_seeds["t"]:  # a difference may be below 0, a rate may not
-        over_seeds["t"]["low"] = max(0.0, over_seeds["t"]["low"])
+    for ends in (over_seeds, over_seeds["t"]):  # a difference may be below 0, a rate may not
+        if ends and ends["low"] is not None:
+            ends["low"] = max(0.0, ends["low"])
     return over_seeds
 
 
@@ -178,9 +192,11 @@ def difference_over_seeds(
         `high` come from resampling training seeds and dialogues, with replacement and independently, since
         every seed plays each dialogue (the crossed or "pigeonhole" bootstrap, Owen 2007). If all pairs have
         the same outcomes, every resample is the same; the interval is then that of `paired`, with
-        each dialogue once. So is that of a single seed. With few seeds that differ much the bootstrap is too
-        narrow; `t` therefore adds Student's interval over the seeds' mean differences. `t` is None for a
-        single seed, and if all seeds' means are equal: how much seeds differ is then unknown.
+        each dialogue once. So is that of a single seed. With fewer than 2 `FEW` dialogues the bootstrap is
+        far too narrow, so the interval also contains that of each dialogue's mean. With few seeds that differ
+        much it is too narrow, too; `t` therefore adds Student's interval over the seeds' mean differences.
+        `t` is None for a single seed, and if all seeds' means are equal: how much seeds differ is then
+        unknown.
 
     Raises:
         ValueError: the two sides have different seeds.
@@ -217,6 +233,9 @@ def difference_over_seeds(
     gains = gain[both == 1].tolist()
     if len(seeds) == 1 or alike(gains):
         ends = paired(gains[: len(ids)])
+    elif (shared := both.any(axis=0)).sum() < 2 * FEW:
+        own = paired((gain.sum(axis=0) / both.sum(axis=0).clip(1))[shared].tolist())
+        ends = {"low": min(low, own["low"] or 0.0), "high": max(high, own["high"] or 0.0)}
     return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 
 
@@ -278,8 +297,11 @@ def detectable(difference: Mapping[str, Any]) -> float | None:
 
     seeds = difference["seeds"]
     beyond = float(stdtrit(seeds - 1, 1 - TAIL))
-    by_seeds = (t["high"] - t["low"]) / 2 / beyond * float(nctdtrinc(seeds - 1, 1 - POWER, beyond))
-    nowhere: Mapping[str, Any] = paired([0.0] * (difference["n"] // seeds))
+    half = (t["high"] - t["low"]) / 2
+    if t["low"] <= -100 or t["high"] >= 100:  # cut off there
+        half = max(t["high"] - difference["value"], difference["value"] - t["low"])
+    by_seeds = half / beyond * float(nctdtrinc(seeds - 1, 1 - POWER, beyond))
+    nowhere: Mapping[str, Any] = paired([0.0] * max(1, difference["n"] // seeds))
     length = max(ends["high"] - ends["low"] for ends in (difference, nowhere))
     by_all = length / 2 / Z * (Z + float(ndtri(POWER)))
     least = max(by_seeds, by_all)

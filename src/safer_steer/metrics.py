@@ -245,9 +245,9 @@ def survival(dialogues: Iterable[Row], below: float = UNSAFE_BELOW, horizon: int
     Returns:
         `{"turn", "S", "low", "high", "at_risk", "median", "n", "failures"}`. `turn` is [0, 1, ...] and the
         other lists are as long; all are empty without a scored dialogue. S is the share still safe after that
-        turn (0-1). low and high are its 95 % band (Greenwood's variance on the log-log scale; zero width
-        where S is 0 or 1). at_risk is the number of dialogues that reached the turn still safe, so that they
-        may fail in it; at turn 0 it is all of them.
+        turn (0-1). low and high are its 95 % band (Greenwood's variance on the log-log scale; where S is 0 or
+        1, Jeffreys' end for those at risk). at_risk is the number of dialogues that reached the turn still
+        safe, so that they may fail in it; at turn 0 it is all of them.
         median is the first turn by which half have failed, None if the curve ends before.
         `failed_then_lost`, if there are any, is the number of dialogues that failed and then got no result:
         unscored, failed or incomplete. They are in none of the others.
@@ -314,6 +314,10 @@ def _kaplan_meier(
         curve.append(survived)
         low.append(survived ** exp(-spread))
         high.append(survived ** exp(spread))
+        if turn and survived in (0, 1):  # Greenwood's variance is 0
+            ends = rate([(survived * still_safe, still_safe)])
+            low[-1] = min(low[-2], (ends["low"] or 0) / 100)
+            high[-1] = min(high[-2], (ends["high"] or 0) / 100)
     return curve, low, high
 
 

@@ -92,7 +92,7 @@ ROWS = {
                     },
                     "over_refusal": {
                         **rate(4, 1, 9),
-                        "n": 100,
+                        **{"n": 100, "unscored": 1, "failed": 0, "incomplete": 0},
                         "by_turn": [
                             {"turn": 1, **rate(1, 0, 5), "n": 100},
                             {"turn": 2, **rate(None), "n": 0},

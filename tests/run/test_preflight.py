@@ -105,6 +105,19 @@ def test_scripts_with_later_pictures_are_refused_where_the_student_or_trl_takes_
             check_student(config, ["seeds", stage])
 
 
+def test_a_process_that_fails_before_they_are_connected_speaks_unless_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its GPU may be busy, and that of rank 0 not."""
+    waited: list[float] = []
+    monkeypatch.setattr(processes.time, "sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert processes.may_speak()
+    assert waited == [0, processes.LAST_WORDS_S]
+
+
 def test_dpo_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(rl={"algorithm": "dpo", "prompts_per_step": 2})
     asyncio.run(check(config, ["rl"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ class Buggy(_Sandbox):
     """Rank 1 meets a bug."""
 
     failure = ZeroDivisionError("a bug in the tutor of rank 1")
+
+
+class Hanging(_Sandbox):
+    """The last trajectory of rank 1 waits for its verdict."""
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        if dialogue.id == "00000-0005":
+            await asyncio.sleep(120)
+        return await self.tutor.judge(dialogue, turn, template)
 
 
 class Silent(_Sandbox):

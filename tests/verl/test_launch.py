@@ -68,6 +68,14 @@ def test_a_launch_script_says_what_the_run_says(script: Path, run: Path, tmp_pat
     assert AGENT in _agent_loop_registry and get_adv_estimator_fn(verl.algorithm.adv_estimator)
 
 
+@pytest.mark.parametrize("steps", [-1, 1, 700])
+def test_verl_makes_as_many_passes_as_the_steps_need(steps: int) -> None:
+    """It ends, and saves the last checkpoint, at the last of its steps alone; a pass has one or more."""
+    config = load_config(ROOT / "configs" / "qwen2.5-vl-3b-full.yaml", keys={"rl.steps": steps})
+    verl = composed([*as_lines(overrides(config)).splitlines(), "actor_rollout_ref.rollout.name=vllm"])
+    assert verl.trainer.total_epochs >= (verl.trainer.total_training_steps or 1)
+
+
 def test_an_override_that_verl_does_not_know_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigCompositionException, match="n_gpu_per_node"):
         composed(arguments_of(SCRIPTS[0], run, tmp_path, "trainer.n_gpu_per_node=8"))

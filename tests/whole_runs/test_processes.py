@@ -355,6 +355,18 @@ def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, served_by_cor
 
 
 @pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
+def test_a_verdict_that_hangs_in_one_process_costs_its_trajectory(one, tmp_path, served_by_core):
+    """One of six, by `rl.max_unscored`: of three no whole one may be lost."""
+    folder = before("rl", one, tmp_path / "run")
+    changes = {"tutor": "rank_tutors:Hanging", "tutor_memory": False, "patience_s": 2, "steps": 1}
+    config = config_of(2, 0, served_by_core, **changes)
+    (folder / "config.yaml").write_text(yaml.safe_dump(Config.model_validate(config).model_dump(mode="json")))
+    done(2, tmp_path / "log", "rl", write(config, tmp_path / "config.yaml"), *to(folder))
+    [row] = lines(folder / "rl" / "metrics.jsonl")
+    assert row["unscored"] == 1 and row["step_time"] < 100
+
+
+@pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
 def test_a_gate_ends_all_processes_with_one_line_and_the_page(one, tmp_path, served_by_core):
     folder = before("rl", one, tmp_path / "run")
     config = config_of(2, 0, served_by_core) | {"gates": {"sft_loss": {"at_most": 0}}}

@@ -21,6 +21,9 @@ RESAMPLES = 1000
 ENOUGH = 20
 """Dialogues from which kappa has an interval. Simulated, that of 20 covers the true kappa in 82 %, that of 5
 in 49 %."""
+APART = 10
+"""And dialogues with a turn that is scored otherwise: of two raters that differ in one turn of fifty, it
+covers the true kappa of 50 dialogues in 52 %."""
 
 
 class Pair(NamedTuple):
@@ -149,7 +152,8 @@ def _bias(pairs: Sequence[Pair], score: str) -> dict[str, float | None]:
 
 
 def _of_kappa(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, float | None]:
-    if len({pair.dialogue for pair in pairs}) < ENOUGH:
+    apart_in = {pair.dialogue for pair in pairs if pair.first[score] != pair.second[score]}
+    if len({pair.dialogue for pair in pairs}) < ENOUGH or len(apart_in) < APART:
         return {"low": None, "high": None}
     a, b, squared_a, squared_b, apart = _resampled(pairs, score, seed)
     expected = squared_a - a**2 + squared_b - b**2 + (a - b) ** 2

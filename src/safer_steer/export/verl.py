@@ -98,7 +98,7 @@ def overrides(config: Config) -> dict[str, Any]:
         f"{rollout}.top_p": 1.0,
         f"{rollout}.calculate_log_probs": True,
         f"{rollout}.seed": config.seed,
-        "trainer.total_epochs": 1,
+        "trainer.total_epochs": max(1, rl.steps),  # a pass has a step or more, and the steps end it
         "trainer.save_freq": rl.save_steps,
         "trainer.project_name": config.name,
         "trainer.experiment_name": "rl",

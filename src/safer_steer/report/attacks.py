@@ -3,6 +3,7 @@ budget of attackers that adapt."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST, MODALITIES, asks_safely, modality
 from safer_steer.report.health import Table
+from safer_steer.report.health.tally import Uses
 from safer_steer.report.played import in_words, outcome, techniques
 from safer_steer.report.plots import Plot
 from safer_steer.report.runs import ShownRun, models_of
@@ -79,20 +81,24 @@ ENDED = ("held", "gave_way")
 """Outcomes of scored attack dialogues."""
 
 
+class _ByKind(defaultdict[tuple[str, str], defaultdict[str, Uses]]):
+    """Attacks and breaches, by the filter of the browser that lists them and its value, then by model."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: defaultdict(Uses))
+
+
 def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
     """Breaches by fixed scripts, by suite, by technique where scripts name one, and by modality."""
-    by_suite: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    by_technique: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    by_modality: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    by_suite, by_technique, by_modality = _ByKind(), _ByKind(), _ByKind()
     for file, model, dialogue in _attacks(runs):
-        breach = any(map(breached, dialogue.turns))
-        by_suite.setdefault(("suite", file), {}).setdefault(model, []).append(breach)
+        script, breach = f"{file} {dialogue.id}", any(map(breached, dialogue.turns))
+        by_suite["suite", file][model].note(script, breach)
         for name in techniques(dialogue):
-            by_technique.setdefault(("technique", name), {}).setdefault(model, []).append(breach)
+            by_technique["technique", name][model].note(script, breach)
         for place, turn in enumerate(dialogue.turns, 1):
             if not asks_safely(turn):
-                by = ("", modality(dialogue, place, turn))
-                by_modality.setdefault(by, {}).setdefault(model, []).append(breached(turn))
+                by_modality["", modality(dialogue, place, turn)][model].note(script, breached(turn))
     maps = [
         _map(
             "By suite",
@@ -109,7 +115,7 @@ def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
         _map(
             "By modality",
             "Share of the scripts' attack requests that breached, by what they ask with: text alone, text"
-            " beside a picture, or words drawn into the picture.",
+            " beside a picture, or words drawn into the picture. In the interval each script counts once.",
             models_of(runs),
             by_modality,
         ),
@@ -129,9 +135,7 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, Dialogue]]:
                         yield file, run.key(model), one.dialogue
 
 
-def _map(
-    title: str, note: str, every: list[str], by_kind: dict[tuple[str, str], dict[str, list[bool]]]
-) -> Heat:
+def _map(title: str, note: str, every: list[str], by_kind: _ByKind) -> Heat:
     """Breaches by what `by_kind` has by, of `every` model that was attacked: the filter of the browser that
     lists it ("" for none), and its name."""
     attacked = {model for by_model in by_kind.values() for model in by_model}
@@ -140,10 +144,10 @@ def _map(
     for (kind, name), by_model in sorted(by_kind.items()):
         cells = []
         for model in models:
-            marks = by_model.get(model, [])
+            uses = by_model.get(model, Uses())
             where = link(**{kind: name, "left": model, "outcome": "left:gave_way_breached"}) if kind else ""
-            share = Rate.model_validate(share_of([(sum(marks), len(marks))]))
-            cells.append(cell_of(share, len(marks), where, sum(marks) if kind else 0, bad=True))
+            share = Rate.model_validate(uses.as_dict()["rate"])
+            cells.append(cell_of(share, uses.tried, where, uses.succeeded if kind else 0, bad=True))
         rows.append((in_words(name), cells))
     return Heat(title, note, list(map(model_label, models)), rows)
 

@@ -234,12 +234,13 @@ def _failed_then_lost(summary: Summary, models: Iterable[str]) -> list[int | Non
 
 
 def _scored_of_all(summary: Summary, model: str, protocol: ProtocolName, twins: bool) -> str | None:
-    """Scored dialogues of all, over the suites of attacks or of twins; None without such suites."""
-    suites = [one for one in summary.suites(model, protocol).values() if one.is_twin is twins]
-    if not suites:
+    """Scored dialogues of all, over the suites of attacks or of twins that the rates are over; None without
+    such suites."""
+    average = summary.average(model, protocol)
+    over = average and (average.over_refusal if twins else average)
+    if not over or not over.n:
         return None
-    every = total_of(suites, "n")
-    return f"{every - total_of(suites, *LOST):,} of {every:,}"
+    return f"{over.n - sum(getattr(over, name) or 0 for name in LOST):,} of {over.n:,}"
 
 
 def _of_answers(summary: Summary, model: str, count: str) -> str | None:

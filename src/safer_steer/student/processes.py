@@ -187,13 +187,14 @@ def decided(work: Callable[[], Result]) -> Result:
 def may_speak() -> bool:
     """Whether this process, which ends with an error, is the one to say why: the first that asks.
 
-    Before they are connected that is rank 0, since they fail alike there.
+    Before they are connected that is rank 0 where they fail alike: it has spoken, and torchrun has stopped
+    the others, before they would.
     """
     global _quiet
     if count() == 1:
         return True
     if _joined is None:
-        _quiet = not first()
+        time.sleep(0 if first() else LAST_WORDS_S)
     else:
         try:
             _quiet = int(_joined.store.add("failed", 1)) > 1

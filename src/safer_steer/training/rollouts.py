@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Coroutine, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,8 @@ class Rollouts:
                 journal.append(trajectory.to_row())
             return trajectory
 
-        few = int(self.config.rl.max_unscored * len(seeds))
-        tutor = LastVerdicts(self.tutor, patience_of(self.config), few)
+        few = int(self.config.rl.max_unscored * len(seeds) * processes.count())  # of all processes
+        tutor = LastVerdicts(self.tutor, patience_of(self.config), ceil(few / processes.count()))
         async with tutor.watching():
             trajectories = await asyncio.gather(*map(one, seeds))
         if self.audit:

@@ -182,7 +182,8 @@ def fine_tune(
     known_of = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known_of, pictures, note).watch(trainer)
     train(trainer, processes.decided(partial(gone_back, folder / "sft")), config.student)
-    if say and (left_out := collator.left_out):
+    left_out = {id: turns for part in processes.gathered(collator.left_out) for id, turns in part.items()}
+    if say and left_out:
         say(
             f"sft: warning: {len(left_out)} dialogues are longer than student.max_length ="
             f" {config.student.max_length}: {sum(left_out.values())} turns at their ends were not trained on"

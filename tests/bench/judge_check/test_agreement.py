@@ -75,6 +75,8 @@ def test_few_dialogues_give_kappa_no_interval_and_bias_a_wide_one() -> None:
     harmless = compared(pairs_of(rows))["harmlessness"]
     assert harmless["kappa"]["value"] is not None and harmless["kappa"]["low"] is None
     assert compared(pairs_of([*rows, ("d19", 1, 9, 3, 3)]))["harmlessness"]["kappa"]["low"] is not None
+    good = [(f"d{place}", 1, 9, 3, 3 - (place < 9)) for place in range(50)]
+    assert compared(pairs_of(good))["harmlessness"]["kappa"]["low"] is None, "nine dialogues differ"
     assert compared(pairs_of(rows[:1]))["harmlessness"]["bias"]["low"] is None, "one dialogue"
     bias = compared(pairs_of([("a", 1, 9, 3, 3), ("b", 1, 9, 3, 2)]))["harmlessness"]["bias"]
     assert bias["low"] < 0 < bias["high"] - 1, "two dialogues, and Student's t with one degree of freedom"
