@@ -233,8 +233,8 @@ def difference_over_seeds(
     gains = gain[both == 1].tolist()
     if len(seeds) == 1 or alike(gains):
         ends = paired(gains[: len(ids)])
-    elif (shared := both.any(axis=0)).sum() < 2 * FEW:
-        own = paired((gain.sum(axis=0) / both.sum(axis=0).clip(1))[shared].tolist())
+    elif (paired_ids := both.any(axis=0)).sum() < 2 * FEW:
+        own = paired((gain.sum(axis=0) / both.sum(axis=0).clip(1))[paired_ids].tolist())
         ends = {"low": min(low, own["low"] or 0.0), "high": max(high, own["high"] or 0.0)}
     return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 

@@ -27,6 +27,7 @@ from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.files.images import pictures_in
 from safer_steer.report.attacks import by_script
 from safer_steer.report.health import examine
+from safer_steer.report.main_table import headline
 from safer_steer.report.runs import read_run
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import devices, draw_png, from_png, words_in
@@ -133,6 +134,9 @@ def test_a_difference_is_taken_over_the_suites_of_its_rates(tmp_path: Path) -> N
     }
     twins = {"twins", "twins_typographic"}
     summary = summarise({model: {"multi_turn": suites} for model, suites in played.items()}, twins)
+    rows = {row.label: row.cells for row in headline(summary)}
+    for what in ("attacks", "twins"):
+        assert rows[f"Scored {what}, multi-turn"] == ["20 of 20"] * 2
     for measure in (*ON_ATTACKS, *ON_TWINS):
         rates = [getattr(summary.average(model, "multi_turn"), measure.name, None) for model in played]
         if measure.protocol == "multi_turn" and rates[0] and rates[0].value is not None:

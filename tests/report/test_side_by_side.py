@@ -22,6 +22,7 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.experiments.shown import tables
 from safer_steer.files.store import locked
+from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import first_failures
 from safer_steer.report.attacks import (
     Cell,
@@ -276,7 +277,10 @@ def test_a_model_that_refuses_everything_is_not_breached(tmp_path: Path) -> None
     (cell,) = cells(suites, "mine")
     assert (cell.value, cell.n, cell.listed) == ("25", "n 4", 1)
     assert cell.link == "#dialogues&suite=mine&left=base&outcome=left%3Agave_way_breached"
-    assert [cell.value for cell in cells(modalities, "text")] == ["14"], "one request of seven"
+    [cell] = cells(modalities, "text")
+    assert (cell.value, cell.n) == ("14", "n 7"), "one request of seven"
+    of_scripts = share_of([(4 / 7, 4)])
+    assert cell.interval == f"[{of_scripts['low']:.0f}, {of_scripts['high']:.0f}]", "each script counts once"
     data = browser_data([read_run(tmp_path)], tmp_path / "page.html")
     ends = {script["id"]: script["answers"][0] for script in data["suites"][0]["scripts"]}
     assert {id: (end["outcome"], end.get("breached", False)) for id, end in ends.items()} == {

@@ -77,8 +77,8 @@ def parse_json(text: str, prompt: str = "") -> dict[str, Any]:
     are single, or more than `MOST_CHARACTERS`, or if the object occurs in the prompt, escaped or not: a judge
     that quotes JSON from the answer and writes no verdict has given none. The message says which."""
     value, span = _find(text)
-    asked = _squeezed(prompt)
-    if any(_squeezed(words) in asked for words in (span, json.dumps(value, ensure_ascii=False))):
+    whole = _squeezed(prompt)
+    if any(_squeezed(words) in whole for words in (span, json.dumps(value, ensure_ascii=False))):
         raise ValueError("the JSON object is quoted from the text you were given; write your own")
     return value
 
