@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -25,7 +26,7 @@ from safer_steer.experiments.results import results, verdict
 from safer_steer.experiments.shown import markdown, wall_times
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
-from safer_steer.experiments.work import Job, branch, checkable, plan, trunk_id
+from safer_steer.experiments.work import Job, branch, checkable, plan, trunk_id, work
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import difference_over_seeds
@@ -307,6 +308,16 @@ def test_a_job_that_left_a_gate_is_not_done_until_it_is_overridden(tmp_path: Pat
     assert not job.done()
     manifest.override("sft", "sft_loss", None, {})
     assert job.done()
+
+
+async def test_what_two_experiments_share_is_done_once_and_the_other_waits(tmp_path: Path) -> None:
+    config = Config.model_validate({"seeds": {"sources": [{"name": "sandbox", "limit": 4}]}})
+    jobs = [Job("up to SFT, seed 0", tmp_path / "shared" / "a", config, ("seeds",)) for _ in range(2)]
+    said: list[str] = []
+    await asyncio.gather(*(work([job], 1, 1, said.append) for job in jobs))
+    assert [job.failed for job in jobs] == [None, None] and all(job.done() for job in jobs)
+    assert said.count("up to SFT, seed 0: begun") == 1
+    assert f"up to SFT, seed 0: waiting for another process that is at work in {jobs[0].folder}" in said
 
 
 def test_a_gate_ends_an_experiment_with_its_exit_code_and_can_be_overridden(tmp_path: Path) -> None:

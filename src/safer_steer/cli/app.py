@@ -71,10 +71,8 @@ class _OneLine(TyperGroup):
                 line = "error: another process of this launch was killed; run the same command to continue"
                 _end(line, ExitCode.TO_FIX)
             if could_not_write(error):
-                line = (
-                    "error: weights or a checkpoint could not be written whole; make room on the disk of the"
-                )
-                _end(f"{line} run's folder and run the same command to continue", ExitCode.TO_FIX)
+                line = "error: weights or a checkpoint could not be written whole; make room on the disk"
+                _end(f"{line} and run the same command to continue", ExitCode.TO_FIX)
             if not processes.may_speak():
                 raise typer.Exit(1) from None
             _name_keys(error)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safer_steer.bench.twin_probe import READS
 from safer_steer.config import Adaptive, Config
@@ -245,11 +245,9 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say, override: 
             job.failed = job.failed or earlier.failed
         if not job.failed and not job.done():
             async with room:
-                begun = time.monotonic()
-                say(f"{job.name}: begun")
-                job.failed = await _do(job, max(1, cores // processes), say, override)
-                took = f"in {time.monotonic() - begun:.0f} s"
-                say(f"{job.name}: {'failed' if job.failed else 'done'} {took}")
+                with await _alone(job, job.folder.with_name(f".{job.folder.name}"), say):
+                    if not job.done():  # by another experiment meanwhile
+                        job.failed = await _do(job, max(1, cores // processes), say, override)
         finished += 1
         job.over.set()
         say(f"{finished} of {len(jobs)} over")
@@ -264,12 +262,23 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say, override: 
 
 
 async def _do(job: Job, threads: int, say: Say, override: Collection[str]) -> UserError | GateLeft | None:
+    """Do a job that is not done, and say so. Returns why it failed."""
+    begun = time.monotonic()
+    say(f"{job.name}: begun")
+    why = await _run_stages(job, threads, say, override)
+    say(f"{job.name}: {'failed' if why else 'done'} in {time.monotonic() - begun:.0f} s")
+    return why
+
+
+async def _run_stages(
+    job: Job, threads: int, say: Say, override: Collection[str]
+) -> UserError | GateLeft | None:
     if job.after:
         branch(job.after.folder, job.folder, job.config)
     write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))
     log = job.folder.with_suffix(".log")
     for command in job.commands(override):
-        await _left_alone(job, say)
+        (await _alone(job, job.folder, say)).close()
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "safer_steer", *command),
@@ -292,14 +301,13 @@ async def _do(job: Job, threads: int, say: Say, override: Collection[str]) -> Us
     return None
 
 
-async def _left_alone(job: Job, say: Say) -> None:
-    """Wait until no other process works in the job's folder. A stage outlives its experiment if that is
-    killed alone."""
+async def _alone(job: Job, folder: Path, say: Say) -> IO[bytes]:
+    """The lock of a folder, once no other process has it. Another experiment may do the same job, and a stage
+    outlives its experiment if that is killed alone."""
     waiting = False
     while True:
         try:
-            with locked(job.folder):
-                return
+            return locked(folder)
         except AtWork:
             if not waiting:
                 say(f"{job.name}: waiting for another process that is at work in {job.folder}")
