@@ -200,7 +200,7 @@ def test_exported_answers_that_were_changed_are_judged_only_if_that_is_wanted(
     (answers / "summary.json").unlink()
     again = ("--no-check", "--judge-only", answers, *judging)
     said = line(bench(*again))
-    assert f"{answers}: bench/m/z.jsonl: changed since `answers` finished, and 1 more; restore it, or" in said
+    assert f"{answers}: bench/m/z.jsonl: changed since `answers` finished, and 1 more; undo that, or" in said
     assert "delete manifest.json there to judge what there is now" in said and models.asked["j"] == 6
     (answers / "manifest.json").unlink()
     assert bench(*again).exit_code == 0
