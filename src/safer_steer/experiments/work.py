@@ -245,7 +245,8 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say, override: 
             job.failed = job.failed or earlier.failed
         if not job.failed and not job.done():
             async with room:
-                with await _alone(job, job.folder.with_name(f".{job.folder.name}"), say):
+                kind, name = job.folder.parts[-2:]
+                with await _alone(job, job.folder.parents[1] / ".jobs" / f"{kind}-{name}", say):
                     if not job.done():  # by another experiment meanwhile
                         job.failed = await _do(job, max(1, cores // processes), say, override)
         finished += 1
