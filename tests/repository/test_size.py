@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 46_176,
+    "lines": 46_188,
     "files": 291,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,

@@ -17,17 +17,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from safer_steer.config import Config
+from safer_steer.config.rl import Reinforce
 from safer_steer.config.whole import divisor
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf, pictures_in
+from safer_steer.files.store import write_atomic
 from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.given import Collated, Trained, given_to_dpo
@@ -64,22 +65,30 @@ METRICS = {
 }
 """What rl/metrics.jsonl calls TRL's numbers. Rewards are implicit: beta times the log-ratio to the SFT
 student."""
+SIZE = "pairs_a_step"
+"""The file in rl/ that holds the size of the steps, for a run that goes on."""
 
 
-def dpo_arguments(
-    config: Config, folder: Path, pairs: int | None = None, steps: int = 1, checkpoint: Path | None = None
-) -> dict[str, Any]:
-    """TRL's arguments for this config, as plain values: one pass over the pairs, in at most `steps` steps of
-    equal size. They keep the size that they had before `checkpoint`, since `rl.micro_batch_size` is free to
-    change. Without `pairs`, those of the batches are left out."""
+def pairs_a_step(rl: Reinforce, pairs: int, steps: int) -> int:
+    """Of one pass over the pairs in at most `steps` steps of equal size, which are split into like
+    micro-batches."""
+    each = ceil(pairs / steps)
+    accumulated = ceil(each / _together(rl))
+    return accumulated * ceil(each / accumulated)
+
+
+def _together(rl: Reinforce) -> int:
+    """The most pairs of a micro-batch: a pair is two trajectories."""
+    return max(1, rl.micro_batch_size // 2)
+
+
+def dpo_arguments(config: Config, folder: Path, size: int | None = None) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values: one pass in steps of `size` pairs. Without it, those
+    of the batches are left out."""
     rl = config.rl
     batches = {}
-    if pairs:
-        each, most = ceil(pairs / steps), max(1, rl.micro_batch_size // 2)  # a pair is two trajectories
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
-        accumulated = ceil(each / (state.train_batch_size if state else most))
-        size = accumulated * ceil(each / accumulated)
-        together = divisor(size, most)
+    if size:
+        together = divisor(size, _together(rl))
         batches = {
             "per_device_train_batch_size": together,
             "gradient_accumulation_steps": size // together,
@@ -197,7 +206,11 @@ def prefer(
             f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {counts(records)['turns']:,} turns, each with"
             f" {rl.group_size} answers; the other turns' answers have equal rewards"
         )
-    checkpoint = gone_back(folder / "rl")
+    checkpoint, place = gone_back(folder / "rl"), folder / "rl" / SIZE
+    size = pairs_a_step(rl, len(pairs), steps)
+    if checkpoint and place.exists():  # rl.micro_batch_size may be another now
+        size = int(place.read_text())
+    write_atomic(place, f"{size}\n")
     collator = PairCollator(pairs, renderer, pictures_of)
     checks: dict[int, dict[str, Any]] = {}
     """The guard's numbers, by the 0-based step."""
@@ -208,7 +221,7 @@ def prefer(
 
     steps_done = Milestones(lambda done, _: show(len(draws) + done, 0))
     log = StepLog(folder / "rl" / "metrics.jsonl", row_of)
-    trainer = _trainer(config, folder, start, collator, steps, checkpoint, [steps_done, log])
+    trainer = _trainer(config, folder, start, collator, size, [steps_done, log])
     pictures, known_of = partial(shown_in, pictures_of), collator.collated.known
     Guard("rl", student, renderer, given_to_dpo, known_of, pictures, checks.__setitem__).watch(trainer)
     train(trainer, checkpoint, student)
@@ -221,16 +234,15 @@ def _trainer(
     folder: Path,
     start: str,
     collator: PairCollator,
-    steps: int,
-    checkpoint: Path | None,
+    size: int,
     callbacks: list[TrainerCallback],
 ) -> GuardedDPO:
-    """TRL's trainer over the collator's pairs, from the weights at `start`."""
+    """TRL's trainer over the collator's pairs in steps of `size`, from the weights at `start`."""
     student, pairs = config.student, collator.pairs
     trainer = GuardedDPO(
         **beginning(student, start, empty_model(load_model_config(base_of(student, start)))),
         args=DPOConfig(
-            **dpo_arguments(config, folder, len(pairs), steps, checkpoint),
+            **dpo_arguments(config, folder, size),
             **loading(student, start),
         ),
         data_collator=collator,
